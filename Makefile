@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+VERSION := $(shell cat version)
+NAME := qubes-usb-proxy-$(VERSION)
+TARBALL := dist/$(NAME).tar.gz
+EPOCH := $(shell sed -n 's/^ -- .*>  //p' debian/changelog | head -n 1 | date -f - +%s)
+
+# A version manager's Python or PYTHONDONTWRITEBYTECODE would end up in what is built.
+SYSTEM := env -u PYTHONDONTWRITEBYTECODE PATH=/usr/sbin:/usr/bin:/sbin:/bin SOURCE_DATE_EPOCH=$(EPOCH)
+
+PRIVATE := /usr/lib/qubes-usb-proxy
+PROGRAMS := usb-detach-all usb-export usb-import usb-reset
+SERVICES := qubes.USB qubes.USBAttach qubes.USBDetach
+SUSPEND := /etc/qubes/suspend-pre.d/usb-detach-all.sh
+SOURCES := .editorconfig .qubesbuilder CONTRIBUTING.md LICENSE Makefile README.md archlinux debian \
+	docs programs pyproject.toml qubes-rpc rpm_spec tests udev usb_proxy version
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+install-vm: ## install the program of a qube, below DESTDIR if that is set
+	install -d $(DESTDIR)$(PRIVATE)/usb_proxy/commands $(DESTDIR)/usr/lib/qubes \
+		$(DESTDIR)/etc/qubes-rpc $(DESTDIR)/etc/qubes/rpc-config $(DESTDIR)/usr/lib/udev/rules.d \
+		$(DESTDIR)$(dir $(SUSPEND))
+	install -m 0755 programs/launch $(DESTDIR)$(PRIVATE)
+	install -m 0644 usb_proxy/*.py $(DESTDIR)$(PRIVATE)/usb_proxy
+	install -m 0644 usb_proxy/commands/*.py $(DESTDIR)$(PRIVATE)/usb_proxy/commands
+	install -m 0755 $(PROGRAMS:%=programs/%) $(DESTDIR)/usr/lib/qubes
+	install -m 0755 $(SERVICES:%=qubes-rpc/%) $(DESTDIR)/etc/qubes-rpc
+	install -m 0644 qubes-rpc/qubes.USB.config $(DESTDIR)/etc/qubes/rpc-config/qubes.USB
+	install -m 0644 udev/80-qubes-usb-reset.rules $(DESTDIR)/usr/lib/udev/rules.d
+	ln -sfn /usr/lib/qubes/usb-detach-all $(DESTDIR)$(SUSPEND)
+	$(SYSTEM) python3 -m compileall -q -f $(if $(DESTDIR),-s $(DESTDIR) -p /) \
+		$(DESTDIR)$(PRIVATE)/usb_proxy
+
+uninstall-vm: ## remove what install-vm installed
+	rm -rf $(DESTDIR)$(PRIVATE)
+	rm -f $(PROGRAMS:%=$(DESTDIR)/usr/lib/qubes/%) $(SERVICES:%=$(DESTDIR)/etc/qubes-rpc/%) \
+		$(DESTDIR)/etc/qubes/rpc-config/qubes.USB $(DESTDIR)$(SUSPEND) \
+		$(DESTDIR)/usr/lib/udev/rules.d/80-qubes-usb-reset.rules
+
+dist: $(TARBALL) ## the source tarball, in dist/
+
+$(TARBALL): $(shell find $(wildcard $(SOURCES)) -type f -not -name '*.pyc')
+	mkdir -p dist
+	tar --create --file - --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s \
+		--mtime=@$(EPOCH) --exclude=__pycache__ --transform='s,^,$(NAME)/,' \
+		$(wildcard $(SOURCES)) | gzip -n -9 > $@
+
+deb: $(TARBALL) ## the Debian package, in dist/
+	rm -rf build/deb
+	mkdir -p build/deb
+	tar -C build/deb -xf $(TARBALL)
+	cd build/deb/$(NAME) && $(SYSTEM) dpkg-buildpackage --build=binary --no-sign > ../log 2>&1 || \
+		{ cat ../log; exit 1; }
+	cp build/deb/*.deb dist
+
+clean: ## remove what was built
+	rm -rf build dist
+
+.PHONY: help install-vm uninstall-vm dist deb clean

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""qubes.USBAttach: attach a device of another qube to this one; `BACKEND DEVICE` on stdin."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from usb_proxy import leftovers, qrexec, runstate, usbip_host, vhci
+from usb_proxy.errors import InUseError, PeerError, RequestError, printable
+from usb_proxy.host import signal
+from usb_proxy.idents import DomainName, Target, parse_target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usb_proxy.host import Host
+
+IMPORTER = "/usr/lib/qubes/usb-import"
+LOCK_SECONDS = 5.0
+ATTACH_SECONDS = 75.0
+"""More than the importer's own deadlines together, so that it is the one to tell why."""
+
+END_SECONDS = 5.0
+OUTPUT_LIMIT = 4096
+
+ATTACHED = b"\0"
+"""The importer's report that the device can be used; anything else says why it cannot."""
+
+
+def main(_arguments: Sequence[str], host: Host) -> int:
+    """Return once the device can be used in this qube."""
+    untrusted_fields = qrexec.read_request(host)
+    if len(untrusted_fields) != 2:
+        raise RequestError("the request on stdin has to be 'BACKEND DEVICE', as in 'sys-usb 2-1'")
+    backend = DomainName.parse(untrusted_fields[0])
+    target = parse_target(untrusted_fields[1])
+    qrexec.require_root(host)
+    usbip_host.load_module(host, vhci.MODULE, vhci.DRIVER)
+    attachment = runstate.attachment_name(backend, target)
+    lock = runstate.import_lock(host, attachment)
+    if not lock.acquire(LOCK_SECONDS):
+        raise InUseError(f"{target} of {backend} is attached to this qube already")
+    with lock:
+        if lock.leftover:
+            leftovers.remove_import(host, attachment, lock)
+    _call(host, backend, target, attachment)
+    return 0
+
+
+def _call(host: Host, backend: DomainName, target: Target, attachment: str) -> None:
+    """Call `qubes.USB` in the backend; return when the importer says that the device is there."""
+    report, importers_report = os.pipe()
+    errors, calls_errors = os.pipe()
+    os.set_inheritable(importers_report, True)
+    service = f"{qrexec.SERVICE}+{target}"
+    importer = [IMPORTER, runstate.record_path(attachment), str(importers_report)]
+    try:
+        # It goes on when we end, and a call to us ends only when nobody has our stderr any more.
+        pid = host.start(
+            [qrexec.CLIENT, backend, service, *importer], calls_errors, new_session=True
+        )
+    finally:
+        os.close(importers_report)
+        os.close(calls_errors)
+    try:
+        untrusted_report, untrusted_errors = _listen(host, report, errors)
+    except BaseException:
+        os.killpg(pid, signal.SIGTERM)
+        host.reap(pid, host.now() + END_SECONDS)
+        raise
+    finally:
+        # An importer that still works on it notices, and takes the device out again.
+        os.close(report)
+        os.close(errors)
+    if untrusted_report != ATTACHED:
+        code = host.reap(pid, host.now() + END_SECONDS)
+        raise _failure(backend, target, code, printable(untrusted_report), untrusted_errors)
+
+
+def _listen(host: Host, report: int, errors: int) -> tuple[bytes, bytes]:
+    """What the importer reports and what the call says on stderr, bounded in size and time."""
+    untrusted = {report: b"", errors: b""}
+    waits = dict.fromkeys(untrusted, select.POLLIN)
+    deadline = host.now() + ATTACH_SECONDS
+    while waits and untrusted[report] != ATTACHED:
+        ready = host.wait(waits, deadline)
+        if not ready:
+            break
+        for fd in ready:
+            untrusted_part = os.read(fd, OUTPUT_LIMIT)
+            untrusted[fd] = (untrusted[fd] + untrusted_part)[:OUTPUT_LIMIT]
+            if not untrusted_part:
+                del waits[fd]
+                # What the backend has to say comes when it has cleaned up.
+                deadline = min(deadline, host.now() + END_SECONDS)
+    return untrusted[report], untrusted[errors]
+
+
+def _failure(
+    backend: DomainName, target: Target, code: int | None, report: str, untrusted_errors: bytes
+) -> PeerError:
+    """Why the attach did not succeed, from all that was said."""
+    said = printable(untrusted_errors)
+    service = f"{qrexec.SERVICE}+{target}"
+    if code == qrexec.REFUSED and not report:
+        return PeerError(
+            f"dom0's policy does not let this qube call {service} in {backend}; "
+            "attach with qvm-usb in dom0, which allows the one call"
+        )
+    if not report:
+        report = f"the call of {service} did not come about (exit code {code})"
+    if not said:
+        said = "nothing more; see the journal there, and that qubes-usb-proxy is installed"
+    return PeerError(f"{target} of {backend} is not attached: {report}; {backend} says: {said}")

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""usb-export ARGUMENT: what `qubes.USB+ARGUMENT` runs in the backend, until the device is let go.
+
+Its standard error reaches the frontend, so nothing in it may name another qube.
+"""
+
+from __future__ import annotations
+
+import os
+
+from usb_proxy import handshake, leftovers, qrexec, qubesdb, runstate, sysfs, usbip_host
+from usb_proxy.errors import (
+    InUseError,
+    NoDeviceError,
+    RequestError,
+    SystemLackError,
+    printable,
+)
+from usb_proxy.idents import DomainName, parse_target
+from usb_proxy.sysfs import UsbDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usb_proxy.host import Host
+
+LOCK_SECONDS = 5.0
+"""An exporter that is giving the device back needs less than half a second."""
+
+RESET_SECONDS = 20.0
+"""The kernel resets one device after the other when many connections end at once."""
+
+RESET_ON_ATTACH = "/run/qubes-service/usb-reset-on-attach"
+
+
+def main(arguments: Sequence[str], host: Host) -> int:
+    """Export the device that the service argument names to the qube that calls."""
+    if len(arguments) != 2:
+        raise RequestError("one argument is needed: the device, as in qubes.USB+2-1")
+    target = parse_target(arguments[1])
+    frontend = qrexec.remote_domain(host)
+    qrexec.require_root(host)
+    link = qrexec.Link(host)
+    usbip_host.load(host)
+    bus_id = sysfs.find(host, target)
+    lock = runstate.export_lock(host, bus_id)
+    if not lock.acquire(LOCK_SECONDS):
+        raise InUseError(f"USB device {bus_id} is attached already; detach it first")
+    with lock, UsbDevice(host, bus_id) as device:
+        if not device.matches(target):
+            raise NoDeviceError(f"another USB device took the place of {target}; try again")
+        if usbip_host.is_in_use(device) and not lock.leftover:
+            raise InUseError(f"another program has exported USB device {bus_id}; detach it")
+        lock.note(str(os.getpid()))
+        try:
+            _export(host, device, frontend, link)
+        finally:
+            leftovers.return_device(host, bus_id)
+    return 0
+
+
+def _export(host: Host, device: UsbDevice, frontend: DomainName, link: qrexec.Link) -> None:
+    """Take the device, hand it over, and return when the connection has ended."""
+    link.use_both_ways()
+    usbip_host.take(host, device)
+    if device.property("QUBES_USB_RESET") == "1" or host.exists(RESET_ON_ATTACH):
+        device.reset()
+    _allow_in_usbguard(host, device)
+    link.send(handshake.encode(device.devid(), device.attribute("speed")))
+    usbip_host.hand_over(device, host.link)
+    try:
+        qubesdb.publish(host, device.bus_id, frontend)
+        link.await_end()
+    finally:
+        try:
+            qubesdb.unpublish(host, device.bus_id)
+        finally:
+            link.end(host.now() + RESET_SECONDS)
+
+
+def _allow_in_usbguard(host: Host, device: UsbDevice) -> None:
+    """Where usbguard decides about devices, tell it that this one is wanted."""
+    if host.find_command("usbguard") is None:
+        return
+    rule = f'via-port "{device.bus_id}"'
+    code, untrusted_errors = host.run(["usbguard", "allow-device", rule])
+    if code and not device.is_authorized():
+        said = printable(untrusted_errors) or f"exit code {code}"
+        raise SystemLackError(
+            f"usbguard does not allow USB device {device.bus_id} ({said}); "
+            f"run: usbguard allow-device '{rule}'"
+        )

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""usb-import STATEFILE [REPORT-FD]: the frontend's end of a `qubes.USB` call.
+
+It lives as long as the device is attached. To REPORT-FD it writes one NUL byte when the device
+can be used, or why it cannot; without it that goes to standard error alone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from usb_proxy import handshake, leftovers, qrexec, runstate, vhci
+from usb_proxy.errors import (
+    InUseError,
+    PeerError,
+    RequestError,
+    SystemLackError,
+    UsbProxyError,
+)
+from usb_proxy.uevents import LOST, Uevents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usb_proxy.host import Host
+    from usb_proxy.vhci import Port
+
+LOCK_SECONDS = 5.0
+LINE_SECONDS = 30.0
+"""The backend may load modules, wait for the device's last user, and reset the device."""
+
+ENUMERATE_SECONDS = 15.0
+"""A device needs 0.3-0.7 s. A silent one blocks its half of the controller while we wait."""
+
+
+class Report:
+    """The pipe to whoever asked for the device; closed, it is nothing."""
+
+    def __init__(self, fd: int | None) -> None:
+        self.fd = fd
+
+    def send(self, message: bytes) -> None:
+        """Write the one message, and close; PeerError when nobody is left to read it."""
+        fd, self.fd = self.fd, None
+        if fd is None:
+            return
+        try:
+            os.write(fd, message)
+        except BrokenPipeError:
+            raise PeerError("the program that asked for the device has gone") from None
+        finally:
+            os.close(fd)
+
+
+def main(arguments: Sequence[str], host: Host) -> int:
+    """Plug the device of the connection on stdin into a free port, and wait for its end."""
+    if len(arguments) not in (2, 3):
+        raise RequestError("usb-import is run by qubes.USBAttach, not by hand")
+    attachment = _attachment(arguments[1])
+    report = Report(_report_fd(arguments[2]) if len(arguments) == 3 else None)
+    try:
+        qrexec.require_root(host)
+        link = qrexec.Link(host)
+        lock = runstate.import_lock(host, attachment)
+        if not lock.acquire(LOCK_SECONDS):
+            raise InUseError("this device is attached to this qube already")
+        with lock:
+            _import(host, attachment, lock, link, report)
+    except UsbProxyError as error:
+        if report.fd is None:
+            raise
+        report.send(str(error).encode("ascii", "replace"))
+        return error.code
+    return 0
+
+
+def _import(
+    host: Host, attachment: str, lock: runstate.Lock, link: qrexec.Link, report: Report
+) -> None:
+    """Attach, report, and return when the device has gone from this qube."""
+    offer = handshake.decode(link.read_line(host.now() + LINE_SECONDS, report.fd))
+    link.use_both_ways()
+    with Uevents() as events:
+        port, path = vhci.attach(host, host.link, offer, events)
+        try:
+            lock.note(leftovers.note_of_import(port.number, offer.devid))
+            runstate.write_record(host, attachment, port.number)
+            _await_device(host, events, path, link, report)
+            events.close()
+            report.send(b"\0")
+            link.await_end()
+        finally:
+            _unplug(host, attachment, port, path, link)
+
+
+def _await_device(
+    host: Host, events: Uevents, path: str, link: qrexec.Link, report: Report
+) -> None:
+    """Return when the kernel has configured the device at DEVPATH `path` and bound its driver."""
+    deadline = host.now() + ENUMERATE_SECONDS
+    waits = {events.fileno(): select.POLLIN, link.fileno(): select.POLLRDHUP}
+    if report.fd is not None:
+        waits[report.fd] = 0
+    while True:
+        ready = host.wait(waits, deadline)
+        if events.fileno() in ready:
+            pending = events.pending()
+            if f"bind@{path}" in pending or (LOST in pending and host.exists(f"/sys{path}/driver")):
+                return
+        if link.fileno() in ready:
+            raise PeerError("the backend ended the connection while the device was set up")
+        if report.fd in ready:
+            raise PeerError("the program that asked for the device has gone")
+        if not ready:
+            raise PeerError(
+                f"the device does not answer ({ENUMERATE_SECONDS:.0f} s); "
+                "unplug it, plug it in again and try once more"
+            )
+
+
+def _unplug(host: Host, attachment: str, port: Port, path: str, link: qrexec.Link) -> None:
+    """End the connection, wait until the device has gone from this qube, and remove its record."""
+    deadline = host.now() + leftovers.REMOVAL_SECONDS
+    link.end(deadline)
+    gone = vhci.await_removal(host, path, deadline)
+    runstate.remove_record(host, attachment)
+    if not gone:
+        raise SystemLackError(
+            f"the kernel does not let go of the device at port {port.number}; restart this qube"
+        )
+
+
+def _attachment(untrusted_path: str) -> str:
+    """The attachment that a record's path belongs to."""
+    folder, _, name = untrusted_path.rpartition("/")
+    prefix, suffix = runstate.RECORD_PREFIX, runstate.RECORD_SUFFIX
+    if folder != runstate.RECORDS or not (name.startswith(prefix) and name.endswith(suffix)):
+        raise RequestError(f"the state file has to be {runstate.record_path('BACKEND-DEVICE')}")
+    return name.removeprefix(prefix).removesuffix(suffix)
+
+
+def _report_fd(untrusted_number: str) -> int:
+    if not (untrusted_number.isdigit() and 2 < int(untrusted_number) < 1024):
+        raise RequestError("the report FD has to be a number above 2")
+    fd = int(untrusted_number)
+    os.set_inheritable(fd, False)
+    return fd

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""usb-reset DEVICE: reset a USB device of this qube, as if it were plugged in again."""
+
+from __future__ import annotations
+
+from usb_proxy import qrexec, sysfs
+from usb_proxy.errors import RequestError
+from usb_proxy.idents import parse_target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usb_proxy.host import Host
+
+
+def main(arguments: Sequence[str], host: Host) -> int:
+    """Return once the kernel has reset the device."""
+    if len(arguments) != 2:
+        raise RequestError("usage: usb-reset BUSID, or usb-reset 0xVVVV.0xPPPP")
+    target = parse_target(arguments[1])
+    qrexec.require_root(host)
+    with sysfs.UsbDevice(host, sysfs.find(host, target)) as device:
+        device.reset()
+    return 0

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can go wrong, as the user reads it, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+
+class ExitCode:
+    """Exit codes of every program here; 125-127 and 128+N belong to qrexec and the shell."""
+
+    OK = 0
+    INTERNAL = 1
+    """A defect of this program."""
+    REQUEST = 2
+    """What was asked for is malformed, or must not be done."""
+    NO_DEVICE = 3
+    """The device is not there, or left."""
+    IN_USE = 4
+    """The device, or every port, is taken."""
+    NOT_ATTACHED = 5
+    """There is nothing to detach."""
+    PEER = 6
+    """The other qube said no, said nonsense, or said nothing."""
+    SYSTEM = 7
+    """This qube lacks something: a module, QubesDB, root."""
+    STOPPED = 8
+    """A signal ended the program before it was done."""
+
+
+class UsbProxyError(Exception):
+    """A failure that the user is told of: one sentence with what failed and what to do."""
+
+    code = ExitCode.INTERNAL
+
+
+class RequestError(UsbProxyError):
+    """The request is malformed or asks for something that is never done."""
+
+    code = ExitCode.REQUEST
+
+
+class NoDeviceError(UsbProxyError):
+    """The device is not plugged in, or went away meanwhile."""
+
+    code = ExitCode.NO_DEVICE
+
+
+class InUseError(UsbProxyError):
+    """The device or the resource it needs is taken."""
+
+    code = ExitCode.IN_USE
+
+
+class NotAttachedError(UsbProxyError):
+    """There is no such attachment."""
+
+    code = ExitCode.NOT_ATTACHED
+
+
+class PeerError(UsbProxyError):
+    """The other qube did not do its part."""
+
+    code = ExitCode.PEER
+
+
+class SystemLackError(UsbProxyError):
+    """Something that this qube's system should offer is missing or refuses."""
+
+    code = ExitCode.SYSTEM
+
+
+class StoppedError(UsbProxyError):
+    """SIGTERM, SIGINT or SIGHUP arrived while waiting."""
+
+    code = ExitCode.STOPPED
+
+
+def reason(error: OSError) -> str:
+    """The kernel's answer in words, without the file name that `str(error)` adds."""
+    return error.strerror or f"error {error.errno}"
+
+
+def printable(untrusted_text: bytes, limit: int = 600) -> str:
+    """Text of another qube, made safe to show: printable ASCII in one line, `limit` characters."""
+    shown = "".join(chr(c) if 32 <= c < 127 else " " for c in untrusted_text[: 4 * limit])
+    text = " ".join(shown.split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

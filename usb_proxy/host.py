@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The only door to files, commands, signals and clocks."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from usb_proxy.errors import StoppedError, SystemLackError, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as signal  # noqa: PLC0414 (for other modules, too)
+    from collections.abc import Mapping, Sequence
+else:
+    import _signal as signal  # All of it but the enums, see kernel.py.
+
+COMMAND_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
+READ_LIMIT = 16384
+COMMAND_SECONDS = 10.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Host:
+    """The machine as this program sees it; tests give another root, environment and FDs.
+
+    `root` is put before every path, `link` is the FD that qrexec calls stdin.
+    """
+
+    def __init__(
+        self,
+        root: str = "",
+        environment: Mapping[str, str] = os.environ,
+        link: int = 0,
+        errors: int = 2,
+    ) -> None:
+        self.root = root
+        self.environment = environment
+        self.link = link
+        self.errors = errors
+        self._wakeup = -1
+
+    # Files. A kernel file gets one write() and never O_CREAT.
+
+    def read(self, path: str, directory: int | None = None) -> str:
+        """The text of a small file, at most 16 KiB; OSError as the kernel says."""
+        where = self.root + path if directory is None else path
+        fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            return os.read(fd, READ_LIMIT).decode("ascii", "replace")
+        finally:
+            os.close(fd)
+
+    def write(self, path: str, text: str, directory: int | None = None) -> None:
+        """Write `text` to a file that exists, in one piece; OSError as the kernel says."""
+        where = self.root + path if directory is None else path
+        fd = os.open(where, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            os.write(fd, text.encode("ascii"))
+        finally:
+            os.close(fd)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is something at `path`."""
+        return os.path.lexists(self.root + path)
+
+    def listing(self, path: str) -> list[str]:
+        """The sorted names in a folder; none if there is no such folder."""
+        try:
+            return sorted(os.listdir(self.root + path))
+        except FileNotFoundError:
+            return []
+
+    # Commands.
+
+    def find_command(self, name: str) -> str | None:
+        """The full path of a command in the system's folders, or None."""
+        for folder in COMMAND_PATH:
+            if os.access(f"{self.root}{folder}/{name}", os.X_OK):
+                return f"{self.root}{folder}/{name}"
+        return None
+
+    def start(
+        self,
+        command: Sequence[str],
+        errors: int,
+        environment: Mapping[str, str] | None = None,
+        new_session: bool = False,
+    ) -> int:
+        """Start a command with nothing on stdin and stdout and `errors` as stderr; gives its pid.
+
+        SystemLackError when it is not installed. SIGPIPE stays ignored in it, as Python has it:
+        a program that outlives us must not die of a late line on its stderr.
+        """
+        path = self.find_command(command[0])
+        if path is None:
+            raise SystemLackError(
+                f"the command {command[0]} is not installed; install the package that has it"
+            )
+        null = os.path.realpath("/dev/null")
+        actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, errors, 2),
+        ]
+        try:
+            return os.posix_spawn(
+                path,
+                list(command),
+                {"PATH": ":".join(COMMAND_PATH), **(environment or {})},
+                file_actions=actions,
+                setsigmask=[],
+                setsid=new_session,
+            )
+        except OSError as error:
+            raise SystemLackError(f"{command[0]} did not start: {reason(error)}") from error
+
+    def run(self, command: Sequence[str], seconds: float = COMMAND_SECONDS) -> tuple[int, bytes]:
+        """Run a command to its end: its exit code (128+N for signal N) and start of its stderr.
+
+        SystemLackError when it is not installed or has not ended after `seconds`.
+        """
+        ours, theirs = os.pipe()
+        try:
+            try:
+                pid = self.start(command, theirs)
+            finally:
+                os.close(theirs)
+            code = self.reap(pid, self.now() + seconds)
+            if code is None:
+                raise SystemLackError(f"{command[0]} has not ended after {seconds:.0f} s")
+            os.set_blocking(ours, False)
+            try:
+                return code, os.read(ours, 4096)
+            except BlockingIOError:
+                return code, b""
+        finally:
+            os.close(ours)
+
+    def reap(self, pid: int, deadline: float) -> int | None:
+        """Wait for a child's end: its exit code, or None when it had to be killed at `deadline`."""
+        handle = os.pidfd_open(pid)
+        try:
+            ended = bool(self.wait({handle: select.POLLIN}, deadline, stoppable=False))
+            if not ended:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+        finally:
+            os.close(handle)
+        code = os.waitstatus_to_exitcode(status)
+        return (code if code >= 0 else 128 - code) if ended else None
+
+    # Time, signals and rights.
+
+    def is_root(self) -> bool:
+        """Whether this process has root's rights."""
+        return os.geteuid() == 0
+
+    def now(self) -> float:
+        """Seconds on a clock that only goes forward; deadlines are given in it."""
+        return time.monotonic()
+
+    def guard_signals(self) -> None:
+        """From here on a stop signal is noticed in `wait` alone, and interrupts no kernel write.
+
+        usbip-host waits interruptibly while it is unbound and frees its data on a signal, in use
+        or not (drivers/usb/usbip/usbip_event.c, usbip_stop_eh).
+        """
+        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wakeup = ours
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
+
+    def wait(
+        self, events: Mapping[int, int], deadline: float | None, stoppable: bool = True
+    ) -> dict[int, int]:
+        """Sleep until one of the FDs has an event, and give those that have: FD to poll(2) bits.
+
+        Nothing is given when `deadline` passes first. StoppedError when a stop signal comes and
+        `stoppable`; without it the signal stays pending for the next wait.
+        """
+        poll = select.poll()
+        for fd, mask in events.items():
+            poll.register(fd, mask)
+        stoppable = stoppable and self._wakeup >= 0
+        if stoppable:
+            poll.register(self._wakeup, select.POLLIN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        try:
+            left = None if deadline is None else max(0.0, deadline - self.now()) * 1000
+            ready = dict(poll.poll(left))
+        finally:
+            if stoppable:
+                signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        if stoppable and self._wakeup in ready:
+            raise StoppedError("stopped by a signal before it was done")
+        return ready
+
+    def say(self, text: str) -> None:
+        """Tell the user one line; that nobody listens any more is no failure."""
+        try:
+            os.write(self.errors, (text + "\n").encode("ascii", "replace"))
+        except (BrokenPipeError, BlockingIOError):
+            pass

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Names: parsed once, immutable, and valid from then on."""
+
+from __future__ import annotations
+
+from usb_proxy.errors import RequestError, printable
+
+BUS_ID_LIMIT = 31
+"""usbip-host keeps names of at most 31 characters (SYSFS_BUS_ID_SIZE, drivers/usb/usbip/stub.h)."""
+
+DOMAIN_NAME_LIMIT = 31
+"""qrexec's `target_domain` is 32 bytes with its end (qrexec.h, struct trigger_service_params3)."""
+
+STUB_DOMAIN_SUFFIX = "-dm"
+
+_PORT_DEPTH = 6
+"""A root port and five hubs: the seven tiers of USB with the root hub (USB 2.0, 4.1.1)."""
+
+_HEX = frozenset("0123456789abcdefABCDEF")
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_NAME = _LETTERS | frozenset("0123456789_.-")
+
+
+def _is_number(untrusted_text: str) -> bool:
+    """Whether this is 1 to 999 in decimal, without leading zeros."""
+    return (
+        untrusted_text.isascii()
+        and untrusted_text.isdigit()
+        and untrusted_text[0] != "0"
+        and len(untrusted_text) <= 3
+    )
+
+
+class BusId(str):
+    """A whole USB device as sysfs names it: bus, `-`, and the ports to it joined with dots."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, untrusted_text: str) -> BusId:
+        """Take a bus id such as `2-1` or `1-1.4.2`; RequestError for anything else."""
+        bus, dash, rest = untrusted_text.partition("-")
+        ports = rest.split(".")
+        if (
+            dash
+            and len(untrusted_text) <= BUS_ID_LIMIT
+            and len(ports) <= _PORT_DEPTH
+            and all(map(_is_number, [bus, *ports]))
+        ):
+            return cls(untrusted_text)
+        shown = printable(untrusted_text.encode(errors="replace"), 40)
+        whole, colon, _ = untrusted_text.partition(":")
+        if colon and len(untrusted_text) <= BUS_ID_LIMIT:
+            raise RequestError(
+                f"'{shown}' is one interface of a device; only a whole device can be attached: "
+                f"name it without the colon, '{printable(whole.encode(errors='replace'), 40)}'"
+            )
+        if untrusted_text.startswith("usb") and _is_number(untrusted_text[3:] or "0"):
+            raise RequestError(f"'{shown}' is a root hub; attach the devices behind it instead")
+        raise RequestError(
+            f"'{shown}' names no USB device; use a bus id such as 2-1 or 1-1.4, "
+            "or vendor and product such as 0x1234.0x5678"
+        )
+
+
+class VendorProduct(str):
+    """A device by what it says it is: `0xVVVV.0xPPPP`, as it was given (policy compares text)."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, untrusted_text: str) -> VendorProduct:
+        """Take `0xVVVV.0xPPPP`; RequestError for anything else."""
+        numbers = untrusted_text.split(".")
+        if len(numbers) == 2 and all(
+            len(number) == 6 and number.startswith("0x") and _HEX.issuperset(number[2:])
+            for number in numbers
+        ):
+            return cls(untrusted_text)
+        raise RequestError(
+            f"'{printable(untrusted_text.encode(errors='replace'), 40)}' is no vendor and product; "
+            "both are four hexadecimal digits: 0x1234.0x5678"
+        )
+
+    @property
+    def vendor(self) -> str:
+        """Four lower-case hexadecimal digits, as sysfs' idVendor."""
+        return self[2:6].lower()
+
+    @property
+    def product(self) -> str:
+        """Four lower-case hexadecimal digits, as sysfs' idProduct."""
+        return self[9:13].lower()
+
+
+Target = BusId | VendorProduct
+"""What a service argument names."""
+
+
+def parse_target(untrusted_text: str) -> Target:
+    """A service argument in either form; RequestError for anything else."""
+    if untrusted_text.startswith("0x"):
+        return VendorProduct.parse(untrusted_text)
+    return BusId.parse(untrusted_text)
+
+
+class DomainName(str):
+    """The name of a qube."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, untrusted_text: str) -> DomainName:
+        """Take a qube's name, also that of a stub domain; RequestError for anything else."""
+        limit = DOMAIN_NAME_LIMIT
+        if untrusted_text.endswith(STUB_DOMAIN_SUFFIX):
+            limit += len(STUB_DOMAIN_SUFFIX)
+        if (
+            0 < len(untrusted_text) <= limit
+            and untrusted_text[0] in _LETTERS
+            and _NAME.issuperset(untrusted_text)
+        ):
+            return cls(untrusted_text)
+        shown = printable(untrusted_text.encode(errors="replace"), 40)
+        raise RequestError(f"'{shown}' is no name of a qube")
+
+    @property
+    def owner(self) -> str:
+        """The qube itself: a stub domain `NAME-dm` acts for `NAME`."""
+        return self.removesuffix(STUB_DOMAIN_SUFFIX)
+
+
+def qubesdb_key(bus_id: BusId) -> str:
+    """Where a device stands in QubesDB; a dot cannot be part of a key, so it is `_`."""
+    return "/qubes-usb-devices/" + bus_id.replace(".", "_")

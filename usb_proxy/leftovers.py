@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How an attachment ends on either side, also for one whose process has died."""
+
+from __future__ import annotations
+
+from usb_proxy import qubesdb, runstate, usbip_host, vhci
+from usb_proxy.errors import NoDeviceError, SystemLackError
+from usb_proxy.idents import BusId
+from usb_proxy.sysfs import UsbDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from usb_proxy.host import Host
+
+KEEP_UNBOUND = "/run/qubes-service/usb-proxy-keep-unbound"
+"""With this qube service a device that was attached gets no driver until it is plugged again."""
+
+REMOVAL_SECONDS = 15.0
+"""A device that leaves while the kernel enumerates it holds its hub for 5 s."""
+
+
+END_SECONDS = 30.0
+"""How long a process may take to end its attachment: above all its own waits for the kernel."""
+
+
+def require_end(host: Host, holder: int, deadline: float) -> None:
+    """Sleep until a process that was told to end has ended; SystemLackError if it does not."""
+    if not runstate.await_end(host, holder, deadline):
+        raise SystemLackError(
+            "the process that holds the device does not end, so the kernel keeps it; "
+            "restart this qube"
+        )
+
+
+def return_device(host: Host, bus_id: BusId) -> None:
+    """Give a device back after its session, whoever ran that; its export lock must be held."""
+    try:
+        with UsbDevice(host, bus_id) as device:
+            usbip_host.give_back(host, device, host.exists(KEEP_UNBOUND))
+    except NoDeviceError:
+        usbip_host.forget(host, bus_id)
+
+
+def note_of_import(port: int, devid: int) -> str:
+    """What an importer notes in its lock: the port, and which device is meant."""
+    return f"{port} {devid}"
+
+
+def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
+    """Detach what a dead importer left, and its record; False if there was nothing.
+
+    `lock` is its lock, held.
+    """
+    port = None
+    if lock.leftover:
+        number, _, devid = lock.leftover.partition(" ")
+        port = vhci.find(host, int(number), int(devid))
+    else:
+        number_of_other = runstate.read_record(host, attachment)
+        if number_of_other is not None:
+            port = vhci.find(host, number_of_other)
+    if port is not None:
+        path = vhci.device_path(host, port)
+        vhci.detach(host, port)
+        if not vhci.await_removal(host, path, host.now() + REMOVAL_SECONDS):
+            raise SystemLackError(
+                f"the kernel does not let go of {attachment} at port {port.number}; "
+                "restart this qube"
+            )
+    had_record = host.exists(runstate.record_path(attachment))
+    runstate.remove_record(host, attachment)
+    return port is not None or had_record
+
+
+def repair(host: Host) -> None:
+    """Clean up after every exporter and importer of this qube that has died."""
+    for name in runstate.lock_names(host):
+        lock = runstate.Lock(host, name)
+        if not lock.acquire(0):
+            continue
+        with lock:
+            # Without a note it had done nothing yet.
+            if lock.leftover and name.startswith(runstate.EXPORT):
+                end_export(host, BusId(name.removeprefix(runstate.EXPORT)))
+            elif lock.leftover:
+                remove_import(host, name.removeprefix(runstate.IMPORT), lock)
+
+
+def end_export(host: Host, bus_id: BusId) -> None:
+    """Unpublish a device and give it back, as its exporter would; its lock must be held."""
+    qubesdb.unpublish(host, bus_id)
+    return_device(host, bus_id)

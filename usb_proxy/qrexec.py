@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The link between two qubes: what qrexec gives a service, and how to call one."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import select
+
+from usb_proxy.errors import PeerError, RequestError, StoppedError, SystemLackError
+from usb_proxy.handshake import LINE_LIMIT
+from usb_proxy.host import signal
+from usb_proxy.idents import DomainName
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from usb_proxy.host import Host
+
+SERVICE = "qubes.USB"
+CLIENT = "qrexec-client-vm"
+
+REFUSED = 126
+"""qrexec-client-vm's exit code when policy says no (agent/qrexec-client-vm.c)."""
+
+REQUEST_SECONDS = 10.0
+REQUEST_LIMIT = 200
+"""Bytes: two names of 31 characters and what is between, with room for an error to be shown."""
+
+_ANCESTORS = 8
+"""How far up the agent may be: shell, launcher, sudo and its monitor are between."""
+
+
+def require_root(host: Host) -> None:
+    """SystemLackError unless this process is root: only root may write the kernel's files."""
+    if not host.is_root():
+        raise SystemLackError(
+            "this needs root: /etc/qubes/rpc-config/qubes.USB has to say force-user='root', "
+            "or dom0's policy user=root"
+        )
+
+
+def remote_domain(host: Host) -> DomainName:
+    """The qube at the other end of this service call; RequestError outside of one."""
+    untrusted_name = host.environment.get("QREXEC_REMOTE_DOMAIN")
+    if untrusted_name is None:
+        raise RequestError(
+            "QREXEC_REMOTE_DOMAIN is not set; this is run by qrexec for another qube, not by hand"
+        )
+    return DomainName.parse(untrusted_name)
+
+
+def read_request(host: Host) -> list[str]:
+    """The untrusted fields of the line that dom0 sends to a service; else RequestError.
+
+    It ends with its line or with the input.
+    """
+    untrusted_request = b""
+    deadline = host.now() + REQUEST_SECONDS
+    while b"\n" not in untrusted_request:
+        if not host.wait({host.link: select.POLLIN}, deadline):
+            raise RequestError(f"no request on stdin within {REQUEST_SECONDS:.0f} s")
+        untrusted_part = os.read(host.link, REQUEST_LIMIT)
+        untrusted_request += untrusted_part
+        if len(untrusted_request) > REQUEST_LIMIT:
+            raise RequestError("the request on stdin is too long")
+        if not untrusted_part:
+            break
+    untrusted_line = untrusted_request.partition(b"\n")[0]
+    if not untrusted_line.isascii():
+        raise RequestError("the request on stdin is not ASCII")
+    return untrusted_line.decode("ascii").split()
+
+
+class Link:
+    """The stream socket that qrexec calls stdin, kept besides the kernel's use of it.
+
+    A duplicate neither delays nor prevents the end of the connection, and shows it.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        try:
+            self._socket = _socket.socket(fileno=os.dup(host.link))
+            is_stream = self._socket.type == _socket.SOCK_STREAM
+        except OSError:
+            is_stream = False
+        if not is_stream:
+            raise RequestError("stdin is no stream socket; this is run by qrexec, not by hand")
+
+    def fileno(self) -> int:
+        """The duplicate."""
+        return self._socket.fileno()
+
+    def use_both_ways(self) -> None:
+        """Ask the agent to use this one socket for both directions (qrexec: SIGUSR1).
+
+        RequestError when QREXEC_AGENT_PID is no ancestor of this process: root's signal goes to
+        nobody else. What was written before is kept.
+        """
+        untrusted_pid = self._host.environment.get("QREXEC_AGENT_PID", "")
+        if not (untrusted_pid.isascii() and untrusted_pid.isdigit() and len(untrusted_pid) < 10):
+            raise RequestError("QREXEC_AGENT_PID is no process; this is run by qrexec, not by hand")
+        pid = int(untrusted_pid)
+        if pid <= 1 or pid not in self._ancestors():
+            raise RequestError(f"QREXEC_AGENT_PID {pid} is not the agent that started this")
+        os.kill(pid, signal.SIGUSR1)
+
+    def _ancestors(self) -> list[int]:
+        pids = [os.getppid()]
+        while pids[-1] > 1 and len(pids) < _ANCESTORS:
+            try:
+                status = self._host.read(f"/proc/{pids[-1]}/status")
+            except OSError as error:
+                raise SystemLackError("/proc is not mounted; this qube is broken") from error
+            pids.append(int(status.partition("\nPPid:")[2].split("\n", 1)[0]))
+        return pids
+
+    def send(self, line: bytes) -> None:
+        """Send a line to the other side; PeerError if it has gone."""
+        try:
+            self._socket.sendall(line)
+        except OSError as error:
+            raise PeerError("the other qube closed the connection") from error
+
+    def read_line(self, deadline: float, watch: int | None = None) -> bytes:
+        """One untrusted line with its end, and not a byte more: the rest is for the kernel.
+
+        PeerError when the other side closes, sends too much, or nothing more until `deadline`;
+        also when `watch`, the write end of a pipe, has lost its reader.
+        """
+        untrusted_line = b""
+        events = {self.fileno(): select.POLLIN | select.POLLRDHUP}
+        if watch is not None:
+            events[watch] = 0
+        while not untrusted_line.endswith(b"\n"):
+            ready = self._host.wait(events, deadline)
+            if watch in ready:
+                raise PeerError("the program that asked for the device has gone")
+            if not ready:
+                said = "only a part of" if untrusted_line else "no"
+                raise PeerError(f"the backend sent {said} answer in time; try again")
+            try:
+                untrusted_byte = self._socket.recv(1)
+            except ConnectionError:
+                untrusted_byte = b""
+            if not untrusted_byte:
+                said = "in the middle of its answer" if untrusted_line else "without an answer"
+                raise PeerError(f"the backend closed the connection {said}")
+            untrusted_line += untrusted_byte
+            if len(untrusted_line) > LINE_LIMIT:
+                raise PeerError("the backend's answer is too long")
+        return untrusted_line
+
+    def await_end(self) -> None:
+        """Sleep until the connection ends or a stop signal asks for that; traffic wakes nobody."""
+        try:
+            self._host.wait({self.fileno(): select.POLLRDHUP}, None)
+        except StoppedError:
+            pass
+
+    def end(self, deadline: float) -> None:
+        """Make the kernel's driver end the session, and wait until it has begun to.
+
+        Only the receiving half is shut down, as if the other side had closed. The driver then
+        shuts down the rest, which nobody else does while the agent lives.
+        """
+        try:
+            self._socket.shutdown(_socket.SHUT_RD)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+        # POLLHUP, which comes unasked, needs both halves.
+        self._host.wait({self.fileno(): 0}, deadline, stoppable=False)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""USB devices as the kernel shows them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, reason
+from usb_proxy.idents import BusId, Target, VendorProduct
+from usb_proxy.kernel import USB_CLASS_HUB, USBDEVFS_RESET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from usb_proxy.host import Host
+
+DEVICES = "/sys/bus/usb/devices"
+VIRTUAL_CONTROLLER = "/vhci_hcd."
+
+
+class UsbDevice:
+    """One device, held by its open sysfs folder; a context manager.
+
+    When the device goes everything here fails, and never reaches another one that took its port.
+    """
+
+    def __init__(self, host: Host, bus_id: BusId) -> None:
+        self._host = host
+        self.bus_id = bus_id
+        self._path = os.path.realpath(f"{host.root}{DEVICES}/{bus_id}")
+        try:
+            self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NoDeviceError(
+                f"no USB device {bus_id} is plugged in; 'qvm-usb list' shows those that are"
+            ) from error
+
+    def __enter__(self) -> UsbDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._folder)
+
+    def attribute(self, name: str) -> str:
+        """The text of one of its files, without the line's end; NoDeviceError when it has gone."""
+        try:
+            return self._host.read(name, self._folder).rstrip("\n")
+        except OSError as error:
+            raise NoDeviceError(f"USB device {self.bus_id} went away: {reason(error)}") from error
+
+    def write(self, name: str, text: str) -> None:
+        """Write one of its files; OSError as the kernel says."""
+        self._host.write(name, text, self._folder)
+
+    def is_plugged(self) -> bool:
+        """Whether the device is still there."""
+        return self._file_exists("busnum")
+
+    def driver(self) -> str | None:
+        """The name of the driver that has the whole device, if any."""
+        try:
+            return os.path.basename(os.readlink("driver", dir_fd=self._folder))
+        except FileNotFoundError:
+            return None
+
+    def is_authorized(self) -> bool:
+        """Whether the kernel may configure it (Documentation/usb/authorization.rst)."""
+        return self.attribute("authorized") != "0"
+
+    def devid(self) -> int:
+        """`busnum << 16 | devnum`: what usbip-host expects in every request for it."""
+        return int(self.attribute("busnum")) << 16 | int(self.attribute("devnum"))
+
+    def matches(self, target: Target) -> bool:
+        """Whether this is a device that `target` names."""
+        if isinstance(target, VendorProduct):
+            return (self.attribute("idVendor"), self.attribute("idProduct")) == (
+                target.vendor,
+                target.product,
+            )
+        return self.bus_id == target
+
+    def refusal(self) -> str | None:
+        """Why this device is never exported, or None."""
+        if self.attribute("bDeviceClass") == USB_CLASS_HUB:
+            return f"{self.bus_id} is a hub; attach the devices behind it instead"
+        if VIRTUAL_CONTROLLER in self._path:
+            return (
+                f"{self.bus_id} is itself attached here from another qube; "
+                "attach it from the qube that it is plugged into"
+            )
+        return None
+
+    def property(self, name: str) -> str | None:
+        """A udev property of the device: its value, or None.
+
+        From udev's database, as libudev reads it (systemd, src/libsystemd/sd-device).
+        """
+        try:
+            database = self._host.read(f"/run/udev/data/c{self.attribute('dev')}")
+        except OSError:
+            return None
+        prefix = f"E:{name}="
+        for line in database.splitlines():
+            if line.startswith(prefix):
+                return line.removeprefix(prefix)
+        return None
+
+    def reset(self) -> None:
+        """Reset its port (USBDEVFS_RESET); the device keeps its bus id.
+
+        NoDeviceError when it does not come back as what it was, SystemLackError without root.
+        """
+        bus, device = int(self.attribute("busnum")), int(self.attribute("devnum"))
+        node = f"{self._host.root}/dev/bus/usb/{bus:03d}/{device:03d}"
+        try:
+            fd = os.open(node, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(fd, USBDEVFS_RESET, 0)
+            finally:
+                os.close(fd)
+        except PermissionError as error:
+            raise SystemLackError(f"only root may reset {self.bus_id}; run this as root") from error
+        except OSError as error:
+            raise NoDeviceError(
+                f"USB device {self.bus_id} did not survive its reset: {reason(error)}; "
+                "unplug it and plug it in again"
+            ) from error
+
+    def _file_exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._folder)
+        except OSError:
+            return False
+        return True
+
+
+def find(host: Host, target: Target) -> BusId:
+    """The bus id of the one device that `target` names and that may be exported.
+
+    RequestError for a hub, for a device that came from another qube, and when several match;
+    NoDeviceError when none does.
+    """
+    if isinstance(target, BusId):
+        with UsbDevice(host, target) as device:
+            refusal = device.refusal()
+        if refusal:
+            raise RequestError(refusal)
+        return target
+    found = []
+    for name in host.listing(DEVICES):
+        if name.startswith("usb") or ":" in name:
+            continue
+        try:
+            with UsbDevice(host, BusId(name)) as device:
+                if device.matches(target) and not device.refusal():
+                    found.append(device.bus_id)
+        except NoDeviceError:
+            continue
+    if len(found) > 1:
+        raise RequestError(f"{target} matches {' and '.join(found)}; name one by its bus id")
+    if not found:
+        raise NoDeviceError(f"no USB device {target} is plugged in")
+    return found[0]

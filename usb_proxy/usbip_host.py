@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The backend's kernel driver, usbip-host: take a device, hand it over, give it back."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+
+from usb_proxy.errors import (
+    InUseError,
+    NoDeviceError,
+    SystemLackError,
+    printable,
+    reason,
+)
+from usb_proxy.kernel import STUB_AVAILABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from usb_proxy.host import Host
+    from usb_proxy.sysfs import UsbDevice
+
+NAME = "usbip-host"
+DRIVER = f"/sys/bus/usb/drivers/{NAME}"
+
+
+def load_module(host: Host, module: str, appears: str) -> None:
+    """Make a kernel driver available, whose sysfs folder is `appears`; SystemLackError if not."""
+    if host.exists(appears):
+        return
+    code, untrusted_errors = host.run(["modprobe", module])
+    if code or not host.exists(appears):
+        said = printable(untrusted_errors) or f"exit code {code}"
+        raise SystemLackError(
+            f"the kernel module {module} cannot be loaded ({said}); "
+            "use a kernel with USB/IP, or install the package with its extra modules"
+        )
+
+
+def load(host: Host) -> None:
+    """Make usbip-host available; SystemLackError when this kernel has none."""
+    load_module(host, NAME, DRIVER)
+
+
+def is_held(device: UsbDevice) -> bool:
+    """Whether usbip-host has this device."""
+    return device.driver() == NAME
+
+
+def is_in_use(device: UsbDevice) -> bool:
+    """Whether usbip-host has this device in a session, whoever started that."""
+    return is_held(device) and int(device.attribute("usbip_status")) != STUB_AVAILABLE
+
+
+def take(host: Host, device: UsbDevice) -> None:
+    """Move a device from its driver to usbip-host, with no session; also one left there before.
+
+    NoDeviceError when it goes away meanwhile, SystemLackError when the kernel refuses.
+    """
+    was_kept = device.driver() is None and not device.is_authorized()
+    try:
+        # No line's end: it would become part of the name (stub_main.c, match_busid_store).
+        host.write(f"{DRIVER}/match_busid", f"add {device.bus_id}")
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise _failure("register", device, error) from error
+        raise SystemLackError(
+            f"{NAME} cannot take {device.bus_id}: devices in 16 different USB ports have been "
+            "attached since this qube started, and it remembers no more; restart this qube"
+        ) from error
+    try:
+        if device.driver() is not None:
+            device.write("driver/unbind", device.bus_id)
+        host.write(f"{DRIVER}/bind", device.bus_id)
+    except OSError as error:
+        raise _failure("take", device, error) from error
+    if device.driver() != NAME or int(device.attribute("usbip_status")) != STUB_AVAILABLE:
+        raise NoDeviceError(f"USB device {device.bus_id} went away while it was taken")
+    if was_kept:
+        device.write("authorized", "1")
+
+
+def hand_over(device: UsbDevice, fd: int) -> None:
+    """Start a session over the stream socket `fd`, which the kernel keeps from here on."""
+    try:
+        device.write("usbip_sockfd", str(fd))
+    except OSError as error:
+        raise _failure("hand over", device, error) from error
+
+
+def give_back(host: Host, device: UsbDevice, keep_unbound: bool) -> None:
+    """Return a device to its usual driver, ready when this returns; nothing if it is not here.
+
+    With `keep_unbound` it is left with no driver and no authorization instead, so that no driver
+    looks at it until it is plugged in again. NoDeviceError when it goes away meanwhile.
+    """
+    if is_held(device):
+        _release(device, keep_unbound)
+    forget(host, device.bus_id)
+    if not keep_unbound:
+        try:
+            host.write("/sys/bus/usb/drivers_probe", device.bus_id)
+        except OSError as error:
+            raise _failure("give back", device, error) from error
+
+
+def forget(host: Host, bus_id: str) -> None:
+    """Take a bus id from usbip-host's table, where it is no longer bound."""
+    try:
+        host.write(f"{DRIVER}/match_busid", f"del {bus_id}")
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.ENOENT):
+            raise SystemLackError(f"{NAME} does not forget {bus_id}: {reason(error)}") from error
+
+
+def _release(device: UsbDevice, keep_unbound: bool) -> None:
+    """Unbind a device from usbip-host, once the kernel has reset it after its session.
+
+    Unbinding during the reset makes it fail after a second (usb_lock_device_for_reset). Nothing
+    announces its end, but usbip-host holds one lock from the session's end to it, and takes that
+    same lock for a new socket (usbip_event.c, event_handler; stub_dev.c, usbip_sockfd_store).
+    So offer it a socket of our own: when that returns the reset is over, and unbinding ends the
+    idle session without another.
+    """
+    ours, kernels = _socket.socketpair()
+    try:
+        try:
+            device.write("usbip_sockfd", str(kernels.fileno()))
+        except OSError as error:
+            # EINVAL: the reset failed, or a dead exporter's session runs; unbinding ends both.
+            if error.errno != errno.EINVAL:
+                raise
+        if keep_unbound:
+            device.write("authorized", "0")
+        device.write("driver/unbind", device.bus_id)
+    except OSError as error:
+        raise _failure("release", device, error) from error
+    finally:
+        ours.close()
+        kernels.close()
+
+
+def _failure(tried: str, device: UsbDevice, error: OSError) -> Exception:
+    """What to raise when the kernel refused to do what was `tried`."""
+    if not device.is_plugged():
+        return NoDeviceError(f"USB device {device.bus_id} went away; plug it in again")
+    if error.errno == errno.EBUSY:
+        return InUseError(f"another driver of this qube holds USB device {device.bus_id}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return SystemLackError(f"only root may {tried} a USB device; run this as root")
+    return SystemLackError(
+        f"{NAME} did not {tried} {device.bus_id}: {reason(error)}; "
+        "unplug the device, plug it in again and try once more"
+    )

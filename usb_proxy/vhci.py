@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The frontend's kernel driver, vhci-hcd: its ports, and attaching a device to one."""
+
+from __future__ import annotations
+
+import errno
+import select
+
+from usb_proxy.errors import InUseError, PeerError, SystemLackError, reason
+from usb_proxy.kernel import PortState, UsbSpeed
+from usb_proxy.uevents import Uevents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from usb_proxy.handshake import Offer
+    from usb_proxy.host import Host
+
+PLATFORM = "/sys/devices/platform"
+MODULE = "vhci-hcd"
+DRIVER = f"{PLATFORM}/vhci_hcd.0"
+READY_SECONDS = 10.0
+"""How long to wait for a port from which a device was just taken: a detach while the kernel
+enumerates holds the hub for 5 s."""
+
+
+class Port:
+    """One line of a `status` file: `controller` and `index` count from 0 (vhci_sysfs.c)."""
+
+    __slots__ = ("controller", "devid", "half", "index", "number", "state")
+
+    def __init__(self, controller: int, index: int, fields: list[str]) -> None:
+        self.controller = controller
+        self.index = index
+        self.half = fields[0]
+        self.number = int(fields[1])
+        self.state = int(fields[2])
+        self.devid = int(fields[4], 16)
+
+
+def ports(host: Host) -> Iterator[Port]:
+    """The ports of all controllers, in the kernel's order; SystemLackError without vhci-hcd."""
+    controller = 0
+    while True:
+        name = f"status.{controller}" if controller else "status"
+        try:
+            lines = host.read(f"{DRIVER}/{name}").splitlines()[1:]
+        except FileNotFoundError:
+            if controller:
+                return
+            raise SystemLackError("the kernel module vhci-hcd is not loaded") from None
+        indices = {"hs": 0, "ss": 0}
+        for line in lines:
+            fields = line.split()
+            yield Port(controller, indices[fields[0]], fields)
+            indices[fields[0]] += 1
+        controller += 1
+
+
+def device_path(host: Host, port: Port) -> str:
+    """The kernel's path of the device in a port (DEVPATH), whether there is one or not."""
+    controller = f"{PLATFORM}/vhci_hcd.{port.controller}"
+    for name in host.listing(controller):
+        if name.startswith("usb") and name[3:].isdigit():
+            is_high_speed = host.read(f"{controller}/{name}/speed").strip() == "480"
+            if is_high_speed == (port.half == "hs"):
+                hub = f"{controller}/{name}".removeprefix("/sys")
+                return f"{hub}/{name[3:]}-{port.index + 1}"
+    raise SystemLackError(f"controller vhci_hcd.{port.controller} has no root hub for {port.half}")
+
+
+def attach(host: Host, fd: int, offer: Offer, events: Uevents) -> tuple[Port, str]:
+    """Plug the device behind the stream socket `fd` into a free port; gives port and DEVPATH.
+
+    The kernel keeps the socket. InUseError when no port is free, PeerError when it refuses the
+    offer. `events` must be listening already.
+    """
+    half = "ss" if offer.speed >= UsbSpeed.SUPER else "hs"
+    deadline = host.now() + READY_SECONDS
+    while True:
+        free = [p for p in ports(host) if p.half == half and p.state == PortState.FREE]
+        for port in free:
+            path = device_path(host, port)
+            # Free says that the connection is gone; the old device may still be on its way out,
+            # and one that is plugged into its place meanwhile comes late or never.
+            if host.exists(f"/sys{path}"):
+                continue
+            if _try_attach(host, port, fd, offer):
+                return port, path
+        if not free or not host.wait({events.fileno(): select.POLLIN}, deadline):
+            total = sum(p.half == half for p in ports(host))
+            speed = "SuperSpeed" if half == "ss" else "high-speed"
+            raise InUseError(
+                f"all {total} {speed} USB ports of this qube are in use; detach a device first"
+            )
+        events.pending()
+
+
+def _try_attach(host: Host, port: Port, fd: int, offer: Offer) -> bool:
+    """Attach to this port: False when it was taken by somebody else meanwhile."""
+    speed = offer.speed
+    while True:
+        try:
+            host.write(f"{DRIVER}/attach", f"{port.number} {fd} {offer.devid} {speed}")
+            return True
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.EAGAIN):
+                return False
+            # Kernels before 6.12 know SuperSpeed alone, and use it for all that is faster.
+            if error.errno == errno.EINVAL and speed == UsbSpeed.SUPER_PLUS:
+                speed = UsbSpeed.SUPER
+                continue
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise SystemLackError(
+                    "only root may attach a USB device; run this as root"
+                ) from error
+            raise PeerError(
+                f"vhci-hcd refused the device {offer.devid:#x} at port {port.number}: "
+                f"{reason(error)}"
+            ) from error
+
+
+def find(host: Host, number: int, devid: int | None = None) -> Port | None:
+    """The port of this number if something is attached there: the device `devid`, if given.
+
+    The kernel shows the devid only once the device has an address; until then any counts.
+    """
+    if not host.exists(DRIVER):
+        return None
+    for port in ports(host):
+        is_known = port.state == PortState.USED and devid is not None
+        if port.number == number and port.state != PortState.FREE:
+            return None if is_known and port.devid != devid else port
+    return None
+
+
+def detach(host: Host, port: Port) -> None:
+    """Unplug what is at a port; nothing when it has just gone by itself."""
+    try:
+        host.write(f"{DRIVER}/detach", str(port.number))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise SystemLackError(
+                f"vhci-hcd did not detach port {port.number}: {reason(error)}"
+            ) from error
+
+
+def await_removal(host: Host, path: str, deadline: float) -> bool:
+    """Sleep until the device at a DEVPATH has gone; False when `deadline` passes first."""
+    with Uevents() as events:
+        while host.exists(f"/sys{path}"):
+            if not host.wait({events.fileno(): select.POLLIN}, deadline, stoppable=False):
+                return False
+            events.pending()
+    return True
