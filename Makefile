@@ -14,6 +14,14 @@ SUSPEND := /etc/qubes/suspend-pre.d/usb-detach-all.sh
 SOURCES := .editorconfig .qubesbuilder CONTRIBUTING.md LICENSE Makefile README.md archlinux debian \
 	docs programs pyproject.toml qubes-rpc rpm_spec tests udev usb_proxy version
 
+# What the lab and the checks need on Debian 12 or 13; installed when it is missing.
+LAB_TOOLS := build-essential debhelper dh-python qemu-system-x86 mmdebstrap busybox-static \
+	apt-utils e2fsprogs python3 util-linux
+CHECK_TOOLS := $(LAB_TOOLS) python3-venv shellcheck
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+TEST := -m pytest -p no:cacheprovider
+PYTHON := build/venv/bin/python
+
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
@@ -54,7 +62,28 @@ deb: $(TARBALL) ## the Debian package, in dist/
 		{ cat ../log; exit 1; }
 	cp build/deb/*.deb dist
 
+demo: ## carry a USB stick from one virtual machine to another, and back
+	@tests/setup.sh $(LAB_TOOLS)
+	@echo "building the package"
+	@$(MAKE) --silent deb
+	@$(SUDO) env PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/lab/demo.py
+
+check: check-quick check-lab ## all tests, in the lab too
+
+check-quick: $(PYTHON) ## the tests that need no guest
+	$(PYTHON) $(TEST) tests/unit tests/static
+
+check-lab: $(PYTHON) deb ## the tests in the lab
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/lab tests/integration
+
+$(PYTHON): tests/requirements.txt
+	@tests/setup.sh $(CHECK_TOOLS)
+	rm -rf build/venv
+	/usr/bin/python3 -m venv build/venv
+	$(PYTHON) -m pip install --quiet --requirement tests/requirements.txt
+	@touch $@
+
 clean: ## remove what was built
 	rm -rf build dist
 
-.PHONY: help install-vm uninstall-vm dist deb clean
+.PHONY: help install-vm uninstall-vm dist deb demo check check-quick check-lab clean

@@ -54,5 +54,6 @@ AF_NETLINK = 16
 NETLINK_KOBJECT_UEVENT = 15
 """linux/netlink.h."""
 
-UEVENT_GROUP_KERNEL = 1
-"""The multicast group of the kernel's own events, lib/kobject_uevent.c."""
+UEVENT_GROUPS = 1 | 2
+"""Multicast groups: the kernel's own events (lib/kobject_uevent.c), and udev's, which follow each
+(systemd, src/libsystemd/sd-device/device-monitor.c)."""

@@ -32,13 +32,9 @@ def require_end(host: Host, holder: int, deadline: float) -> None:
         )
 
 
-def return_device(host: Host, bus_id: BusId) -> None:
-    """Give a device back after its session, whoever ran that; its export lock must be held."""
-    try:
-        with UsbDevice(host, bus_id) as device:
-            usbip_host.give_back(host, device, host.exists(KEEP_UNBOUND))
-    except NoDeviceError:
-        usbip_host.forget(host, bus_id)
+def give_back(host: Host, device: UsbDevice) -> None:
+    """Give a device back as this qube's services say; its export lock must be held."""
+    usbip_host.give_back(host, device, host.exists(KEEP_UNBOUND))
 
 
 def note_of_import(port: int, devid: int) -> str:
@@ -54,7 +50,9 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
     port = None
     if lock.leftover:
         number, _, devid = lock.leftover.partition(" ")
-        port = vhci.find(host, int(number), int(devid))
+        # Two backends may number their devices alike, so a living importer's word counts first.
+        if not _is_of_another(host, lock.leftover):
+            port = vhci.find(host, int(number), int(devid))
     else:
         number_of_other = runstate.read_record(host, attachment)
         if number_of_other is not None:
@@ -70,6 +68,13 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
     had_record = host.exists(runstate.record_path(attachment))
     runstate.remove_record(host, attachment)
     return port is not None or had_record
+
+
+def _is_of_another(host: Host, note: str) -> bool:
+    """Whether a living importer has noted the port of this note."""
+    port = note.partition(" ")[0]
+    locks = (runstate.Lock(host, name) for name in runstate.lock_names(host, runstate.IMPORT))
+    return any((lock.holders_note() or "").partition(" ")[0] == port for lock in locks)
 
 
 def repair(host: Host) -> None:
@@ -89,4 +94,8 @@ def repair(host: Host) -> None:
 def end_export(host: Host, bus_id: BusId) -> None:
     """Unpublish a device and give it back, as its exporter would; its lock must be held."""
     qubesdb.unpublish(host, bus_id)
-    return_device(host, bus_id)
+    try:
+        with UsbDevice(host, bus_id) as device:
+            give_back(host, device)
+    except NoDeviceError:
+        pass  # Unplugged: there is nothing to give back.

@@ -138,15 +138,19 @@ class Link:
             if watch in ready:
                 raise PeerError("the program that asked for the device has gone")
             if not ready:
-                said = "only a part of" if untrusted_line else "no"
+                said = "only part of an" if untrusted_line else "no"
                 raise PeerError(f"the backend sent {said} answer in time; try again")
             try:
                 untrusted_byte = self._socket.recv(1)
             except ConnectionError:
                 untrusted_byte = b""
             if not untrusted_byte:
-                said = "in the middle of its answer" if untrusted_line else "without an answer"
-                raise PeerError(f"the backend closed the connection {said}")
+                if untrusted_line:
+                    raise PeerError("the backend closed the connection within its answer")
+                raise PeerError(
+                    "the backend closed the connection without an answer; "
+                    "see that qubes-usb-proxy is installed there"
+                )
             untrusted_line += untrusted_byte
             if len(untrusted_line) > LINE_LIMIT:
                 raise PeerError("the backend's answer is too long")

@@ -67,10 +67,12 @@ class Lock:
                     self.leftover = os.read(self._fd, NOTE_LIMIT).decode("ascii", "replace")
                     return True
             except (BlockingIOError, PermissionError):
-                holder = self._holder()
-                if holder is not None and not await_end(self._host, holder, deadline):
+                if self._host.now() > deadline:
                     self._close()
                     return False
+                holder = self._holder()
+                if holder is not None:
+                    await_end(self._host, holder, deadline)
 
     def note(self, text: str) -> None:
         """Note for whoever comes after an untimely end what there is to clean up."""
@@ -79,14 +81,23 @@ class Lock:
 
     def stop_holder(self) -> int | None:
         """Ask the process that holds the lock to end: a pidfd for `await_end`, or None."""
-        if not os.path.exists(self._path):
+        if not self._open():
             return None
-        self._open(0)
         try:
             holder = self._holder()
             if holder is not None:
                 signal.pidfd_send_signal(holder, signal.SIGTERM)
             return holder
+        finally:
+            self._close()
+
+    def holders_note(self) -> str | None:
+        """What the process noted that holds the lock now, or None if none does."""
+        if not self._open():
+            return None
+        try:
+            note = os.read(self._fd, NOTE_LIMIT).decode("ascii", "replace")
+            return None if self._holder_pid() is None else note
         finally:
             self._close()
 
@@ -110,14 +121,18 @@ class Lock:
         answer = struct.unpack(_FLOCK, fcntl.fcntl(self._fd, fcntl.F_GETLK, question))
         return None if answer[0] == fcntl.F_UNLCK else int(answer[4])
 
-    def _open(self, create: int) -> None:
+    def _open(self, create: int = 0) -> bool:
+        """Open the file: False if there is none and it is not to be made (O_CREAT)."""
         self._close()
         try:
             if create:
                 os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | create
             self._fd = os.open(self._path, flags, 0o600)
+            return True
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not create:
+                return False
             raise SystemLackError(
                 f"cannot use {self._path}: {reason(error)}; this needs root and a writable /run"
             ) from error
@@ -207,7 +222,10 @@ def read_record(host: Host, attachment: str) -> int | None:
 
 def remove_record(host: Host, attachment: str) -> None:
     """Remove a record, if there is one."""
+    path = host.root + record_path(attachment)
     try:
-        os.unlink(host.root + record_path(attachment))
+        os.unlink(path)
     except FileNotFoundError:
         pass
+    except OSError as error:
+        raise SystemLackError(f"cannot remove {path}: {reason(error)}") from error

@@ -37,22 +37,28 @@ def run(main: Callable[[Sequence[str], Host], int], arguments: Sequence[str], ho
     name = os.path.basename(arguments[0])
     try:
         return main(arguments, host)
-    except UsbProxyError as error:
+    except Exception as error:
         # What went wrong first, then what went wrong in cleaning up.
         chain: list[BaseException] = [error]
         while (earlier := chain[0].__context__) is not None:
             chain.insert(0, earlier)
-        told = [failure for failure in chain if isinstance(failure, UsbProxyError)]
-        host.say(f"{name}: " + "; then: ".join(dict.fromkeys(map(str, told))))
-        first = told[0]
-        return first.code if isinstance(first, UsbProxyError) else ExitCode.INTERNAL
-    except Exception as error:
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
-        host.say(f"{name}: internal error, please report it: {error!r} at {where}")
-        return ExitCode.INTERNAL
+        # An OSError in the middle has become the sentence that follows it.
+        told = [e for e in chain if isinstance(e, UsbProxyError)]
+        sentences = [str(e) for e in told]
+        is_defect = not told or not isinstance(chain[0], UsbProxyError | OSError)
+        if is_defect:
+            sentences.insert(0, _defect(chain[0]))
+        host.say(f"{name}: " + "; then: ".join(dict.fromkeys(sentences)))
+        return ExitCode.INTERNAL if is_defect else told[0].code
+
+
+def _defect(error: BaseException) -> str:
+    """What to tell of an exception that is none of ours."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+    return f"internal error, please report it: {error!r} at {where}"
 
 
 def start(arguments: Sequence[str]) -> int:

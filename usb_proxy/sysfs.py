@@ -28,6 +28,7 @@ class UsbDevice:
         self._host = host
         self.bus_id = bus_id
         self._path = os.path.realpath(f"{host.root}{DEVICES}/{bus_id}")
+        self._pins: list[int] = []
         try:
             self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -39,7 +40,8 @@ class UsbDevice:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._folder)
+        for fd in (self._folder, *self._pins):
+            os.close(fd)
 
     def attribute(self, name: str) -> str:
         """The text of one of its files, without the line's end; NoDeviceError when it has gone."""
@@ -54,7 +56,11 @@ class UsbDevice:
 
     def is_plugged(self) -> bool:
         """Whether the device is still there."""
-        return self._file_exists("busnum")
+        try:
+            os.stat("busnum", dir_fd=self._folder)
+        except OSError:
+            return False
+        return True
 
     def driver(self) -> str | None:
         """The name of the driver that has the whole device, if any."""
@@ -91,6 +97,30 @@ class UsbDevice:
             )
         return None
 
+    def pin(self) -> None:
+        """Make the kernel keep its data of this device and of its hub, plugged in or not.
+
+        It does so while their nodes are open (drivers/usb/core/devio.c, usbdev_open).
+        NoDeviceError when the device has gone, OSError when it has no node.
+        """
+        if self._pins:
+            return
+        pins: list[int] = []
+        try:
+            for folder in ("", "../"):
+                pins.append(os.open(self._node(folder), os.O_RDONLY | os.O_CLOEXEC))
+            # As it is there still, the numbers were its own all the time.
+            self.attribute("busnum")
+        except BaseException:
+            for fd in pins:
+                os.close(fd)
+            raise
+        self._pins = pins
+
+    def is_pinned(self) -> bool:
+        """Whether `pin` has been done."""
+        return bool(self._pins)
+
     def property(self, name: str) -> str | None:
         """A udev property of the device: its value, or None.
 
@@ -111,10 +141,8 @@ class UsbDevice:
 
         NoDeviceError when it does not come back as what it was, SystemLackError without root.
         """
-        bus, device = int(self.attribute("busnum")), int(self.attribute("devnum"))
-        node = f"{self._host.root}/dev/bus/usb/{bus:03d}/{device:03d}"
         try:
-            fd = os.open(node, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(self._node(), os.O_WRONLY | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(fd, USBDEVFS_RESET, 0)
             finally:
@@ -127,12 +155,10 @@ class UsbDevice:
                 "unplug it and plug it in again"
             ) from error
 
-    def _file_exists(self, name: str) -> bool:
-        try:
-            os.stat(name, dir_fd=self._folder)
-        except OSError:
-            return False
-        return True
+    def _node(self, folder: str = "") -> str:
+        """The file of usbfs for this device, or for its hub with `folder` `../`."""
+        bus, device = (int(self.attribute(folder + name)) for name in ("busnum", "devnum"))
+        return f"{self._host.root}/dev/bus/usb/{bus:03d}/{device:03d}"
 
 
 def find(host: Host, target: Target) -> BusId:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import _socket
 import errno
 
-from usb_proxy.kernel import AF_NETLINK, NETLINK_KOBJECT_UEVENT, UEVENT_GROUP_KERNEL
+from usb_proxy.kernel import AF_NETLINK, NETLINK_KOBJECT_UEVENT, UEVENT_GROUPS
 
 MESSAGE_LIMIT = 8192
 """UEVENT_BUFFER_SIZE is 2048 (include/linux/kobject.h); the header adds a path."""
@@ -21,7 +21,7 @@ class Uevents:
     def __init__(self) -> None:
         kind = _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
         self._socket = _socket.socket(AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT)
-        self._socket.bind((0, UEVENT_GROUP_KERNEL))
+        self._socket.bind((0, UEVENT_GROUPS))
 
     def __enter__(self) -> Uevents:
         return self
@@ -38,7 +38,10 @@ class Uevents:
         return self._socket.fileno()
 
     def pending(self) -> list[str]:
-        """What has come so far, each as `ACTION@DEVPATH` (lib/kobject_uevent.c), maybe nothing."""
+        """What the kernel has said so far, as `ACTION@DEVPATH` (lib/kobject_uevent.c).
+
+        That may be nothing: udev's events, which come when sysfs is up to date, only wake.
+        """
         events: list[str] = []
         while True:
             try:
@@ -50,6 +53,6 @@ class Uevents:
                     raise
                 events.append(LOST)
                 continue
-            # The kernel's own messages have port 0; any process may send to our port.
+            # The kernel's own messages have port 0. Any process may send to ours.
             if sender[0] == 0:
                 events.append(message.partition(b"\0")[0].decode("ascii", "replace"))

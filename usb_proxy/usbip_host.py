@@ -65,8 +65,8 @@ def take(host: Host, device: UsbDevice) -> None:
         if error.errno != errno.ENOMEM:
             raise _failure("register", device, error) from error
         raise SystemLackError(
-            f"{NAME} cannot take {device.bus_id}: devices in 16 different USB ports have been "
-            "attached since this qube started, and it remembers no more; restart this qube"
+            f"{NAME} cannot take {device.bus_id}: it has 16 devices, which is all that it can "
+            "have; detach one first, or restart this qube if nothing is attached"
         ) from error
     try:
         if device.driver() is not None:
@@ -76,6 +76,7 @@ def take(host: Host, device: UsbDevice) -> None:
         raise _failure("take", device, error) from error
     if device.driver() != NAME or int(device.attribute("usbip_status")) != STUB_AVAILABLE:
         raise NoDeviceError(f"USB device {device.bus_id} went away while it was taken")
+    _pin(device)
     if was_kept:
         device.write("authorized", "1")
 
@@ -89,28 +90,37 @@ def hand_over(device: UsbDevice, fd: int) -> None:
 
 
 def give_back(host: Host, device: UsbDevice, keep_unbound: bool) -> None:
-    """Return a device to its usual driver, ready when this returns; nothing if it is not here.
+    """Return a device to its usual driver, ready when this returns; all the same if it has gone.
 
     With `keep_unbound` it is left with no driver and no authorization instead, so that no driver
-    looks at it until it is plugged in again. NoDeviceError when it goes away meanwhile.
+    looks at it until it is plugged in again.
     """
     if is_held(device):
-        _release(device, keep_unbound)
-    forget(host, device.bus_id)
-    if not keep_unbound:
         try:
+            _pin(device)
+            _release(device, keep_unbound)
+        except NoDeviceError:
+            pass  # It has gone by itself.
+    try:
+        if device.is_pinned():
+            # The only way to free the name's slot (stub_main.c, rebind_store). It uses the device
+            # that was bound last under that name, and its hub, present or not: hence the pins.
+            host.write(f"{DRIVER}/rebind", device.bus_id)
+            if keep_unbound and device.is_plugged():
+                device.write("driver/unbind", device.bus_id)
+        elif device.is_plugged() and device.driver() is None and not keep_unbound:
             host.write("/sys/bus/usb/drivers_probe", device.bus_id)
-        except OSError as error:
+    except OSError as error:
+        if device.is_plugged():
             raise _failure("give back", device, error) from error
 
 
-def forget(host: Host, bus_id: str) -> None:
-    """Take a bus id from usbip-host's table, where it is no longer bound."""
+def _pin(device: UsbDevice) -> None:
+    """Prepare for `rebind`; without usbfs the name just keeps its slot until the next boot."""
     try:
-        host.write(f"{DRIVER}/match_busid", f"del {bus_id}")
-    except OSError as error:
-        if error.errno not in (errno.ENODEV, errno.ENOENT):
-            raise SystemLackError(f"{NAME} does not forget {bus_id}: {reason(error)}") from error
+        device.pin()
+    except OSError:
+        pass
 
 
 def _release(device: UsbDevice, keep_unbound: bool) -> None:

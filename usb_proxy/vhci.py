@@ -78,13 +78,14 @@ def attach(host: Host, fd: int, offer: Offer, events: Uevents) -> tuple[Port, st
     """
     half = "ss" if offer.speed >= UsbSpeed.SUPER else "hs"
     deadline = host.now() + READY_SECONDS
+    removed: list[str] = []
     while True:
         free = [p for p in ports(host) if p.half == half and p.state == PortState.FREE]
         for port in free:
             path = device_path(host, port)
             # Free says that the connection is gone; the old device may still be on its way out,
             # and one that is plugged into its place meanwhile comes late or never.
-            if host.exists(f"/sys{path}"):
+            if host.exists(f"/sys{path}") and f"remove@{path}" not in removed:
                 continue
             if _try_attach(host, port, fd, offer):
                 return port, path
@@ -94,7 +95,7 @@ def attach(host: Host, fd: int, offer: Offer, events: Uevents) -> tuple[Port, st
             raise InUseError(
                 f"all {total} {speed} USB ports of this qube are in use; detach a device first"
             )
-        events.pending()
+        removed += events.pending()
 
 
 def _try_attach(host: Host, port: Port, fd: int, offer: Offer) -> bool:
@@ -149,8 +150,10 @@ def detach(host: Host, port: Port) -> None:
 def await_removal(host: Host, path: str, deadline: float) -> bool:
     """Sleep until the device at a DEVPATH has gone; False when `deadline` passes first."""
     with Uevents() as events:
-        while host.exists(f"/sys{path}"):
-            if not host.wait({events.fileno(): select.POLLIN}, deadline, stoppable=False):
-                return False
-            events.pending()
-    return True
+        if not host.exists(f"/sys{path}"):
+            return True
+        while host.wait({events.fileno(): select.POLLIN}, deadline, stoppable=False):
+            # The kernel announces it just before the folder goes (drivers/base/core.c, device_del).
+            if f"remove@{path}" in events.pending() or not host.exists(f"/sys{path}"):
+                return True
+    return False

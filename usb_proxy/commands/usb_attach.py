@@ -7,7 +7,14 @@ import os
 import select
 
 from usb_proxy import leftovers, qrexec, runstate, usbip_host, vhci
-from usb_proxy.errors import InUseError, PeerError, RequestError, printable
+from usb_proxy.errors import (
+    ExitCode,
+    InUseError,
+    PeerError,
+    RequestError,
+    UsbProxyError,
+    printable,
+)
 from usb_proxy.host import signal
 from usb_proxy.idents import DomainName, Target, parse_target
 
@@ -25,8 +32,8 @@ ATTACH_SECONDS = 75.0
 END_SECONDS = 5.0
 OUTPUT_LIMIT = 4096
 
-ATTACHED = b"\0"
-"""The importer's report that the device can be used; anything else says why it cannot."""
+ATTACHED = bytes([ExitCode.OK])
+"""The importer's report that the device can be used; else its exit code comes with a sentence."""
 
 
 def main(_arguments: Sequence[str], host: Host) -> int:
@@ -76,7 +83,7 @@ def _call(host: Host, backend: DomainName, target: Target, attachment: str) -> N
         os.close(errors)
     if untrusted_report != ATTACHED:
         code = host.reap(pid, host.now() + END_SECONDS)
-        raise _failure(backend, target, code, printable(untrusted_report), untrusted_errors)
+        raise _failure(backend, target, code, untrusted_report, untrusted_errors)
 
 
 def _listen(host: Host, report: int, errors: int) -> tuple[bytes, bytes]:
@@ -99,18 +106,30 @@ def _listen(host: Host, report: int, errors: int) -> tuple[bytes, bytes]:
 
 
 def _failure(
-    backend: DomainName, target: Target, code: int | None, report: str, untrusted_errors: bytes
-) -> PeerError:
+    backend: DomainName,
+    target: Target,
+    code: int | None,
+    untrusted_report: bytes,
+    untrusted_errors: bytes,
+) -> UsbProxyError:
     """Why the attach did not succeed, from all that was said."""
-    said = printable(untrusted_errors)
     service = f"{qrexec.SERVICE}+{target}"
-    if code == qrexec.REFUSED and not report:
+    if code == qrexec.REFUSED and not untrusted_report:
         return PeerError(
             f"dom0's policy does not let this qube call {service} in {backend}; "
             "attach with qvm-usb in dom0, which allows the one call"
         )
-    if not report:
-        report = f"the call of {service} did not come about (exit code {code})"
-    if not said:
-        said = "nothing more; see the journal there, and that qubes-usb-proxy is installed"
-    return PeerError(f"{target} of {backend} is not attached: {report}; {backend} says: {said}")
+    said = printable(untrusted_errors)
+    if untrusted_report:
+        code = untrusted_report[0]
+        why = [printable(untrusted_report[1:])]
+    else:
+        end = "no end in time" if code is None else f"exit code {code}"
+        why = [f"the call of {service} did not come about ({end})"]
+        code = ExitCode.PEER
+    if said:
+        # The backend tells better than the importer why it let go.
+        why = [*(why if code != ExitCode.PEER else []), f"{backend} says: {said}"]
+    failure = UsbProxyError(f"{target} of {backend} is not attached: {'; '.join(why)}")
+    failure.code = code or ExitCode.PEER
+    return failure

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], host: Host) -> int:
         try:
             _export(host, device, frontend, link)
         finally:
-            leftovers.return_device(host, bus_id)
+            leftovers.give_back(host, device)
     return 0
 
 

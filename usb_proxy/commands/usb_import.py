@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """usb-import STATEFILE [REPORT-FD]: the frontend's end of a `qubes.USB` call.
 
-It lives as long as the device is attached. To REPORT-FD it writes one NUL byte when the device
-can be used, or why it cannot; without it that goes to standard error alone.
+It lives as long as the device is attached. To REPORT-FD it writes one byte, an exit
+code: 0 when the device can be used, else with the reason after it. Without that FD the reason
+goes to standard error.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import select
 
 from usb_proxy import handshake, leftovers, qrexec, runstate, vhci
 from usb_proxy.errors import (
+    ExitCode,
     InUseError,
     PeerError,
     RequestError,
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str], host: Host) -> int:
     except UsbProxyError as error:
         if report.fd is None:
             raise
-        report.send(str(error).encode("ascii", "replace"))
+        report.send(bytes([error.code]) + str(error).encode("ascii", "replace"))
         return error.code
     return 0
 
@@ -89,7 +91,7 @@ def _import(
             runstate.write_record(host, attachment, port.number)
             _await_device(host, events, path, link, report)
             events.close()
-            report.send(b"\0")
+            report.send(bytes([ExitCode.OK]))
             link.await_end()
         finally:
             _unplug(host, attachment, port, path, link)
@@ -142,8 +144,12 @@ def _attachment(untrusted_path: str) -> str:
 
 
 def _report_fd(untrusted_number: str) -> int:
-    if not (untrusted_number.isdigit() and 2 < int(untrusted_number) < 1024):
-        raise RequestError("the report FD has to be a number above 2")
-    fd = int(untrusted_number)
-    os.set_inheritable(fd, False)
-    return fd
+    if untrusted_number.isascii() and untrusted_number.isdigit() and len(untrusted_number) < 5:
+        fd = int(untrusted_number)
+        try:
+            if fd > 2:
+                os.set_inheritable(fd, False)
+                return fd
+        except OSError:
+            pass
+    raise RequestError("the report FD has to be an open one above 2")

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices of every kind, attached and taken back between two kernels."""
+
+import os
+import wave
+from pathlib import Path
+
+import pytest
+
+from .conftest import Qubes, guest_hash
+
+SECTORS = 2048
+
+
+def disk(qubes: Qubes, serial: str) -> str:
+    """The block device of a stick in work, once it is there."""
+    name = f"/dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_{serial}-0:0"
+    qubes.frontend.wait_for(f"test -b {name}")
+    return name
+
+
+def test_superspeed_storage_carries_data_both_ways(qubes: Qubes, tmp_path: Path) -> None:
+    image = tmp_path / "stick.img"
+    image.write_bytes(os.urandom(SECTORS * 512))
+    stick = qubes.plug_storage("stick", image)
+    before = guest_hash(qubes.backend, "/dev/sda")
+    done = qubes.attach(stick)
+    assert (done.code, done.stderr) == (0, b"")
+    assert qubes.connected_to(stick) == b"work"
+    assert qubes.driver(stick) == "usbip-host"
+    device = disk(qubes, "stick")
+    assert guest_hash(qubes.frontend, device) == before
+    qubes.frontend.run(f"dd if=/dev/urandom of={device} bs=64k count=16 conv=fsync")
+    after = guest_hash(qubes.frontend, device)
+    assert after != before
+    assert qubes.detach(stick).code == 0
+    qubes.frontend.run(f"! test -e {device}")
+    assert guest_hash(qubes.backend, "/dev/sda") == after
+
+
+def test_high_speed_device(qubes: Qubes) -> None:
+    stick = qubes.plug_storage("slow", bus="ehci.0")
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "slow")
+    assert qubes.frontend.run("cat /sys/bus/usb/devices/*-*/speed | sort -u").text == "480"
+    assert qubes.take_back(stick).code == 0
+
+
+def test_device_behind_a_hub(qubes: Qubes) -> None:
+    qubes.backend.plug_hub("hub", port="3")
+    stick = qubes.plug_storage("deep", port="3.2")
+    assert stick.endswith(".2")
+    assert qubes.attach(stick).code == 0
+    assert qubes.connected_to(stick) == b"work"
+    disk(qubes, "deep")
+    assert qubes.detach(stick).code == 0
+
+
+def test_by_vendor_and_product(qubes: Qubes, stick: str) -> None:
+    assert qubes.attach("0x46f4.0x0001").code == 0
+    record = qubes.frontend.read("/run/qubes/usb-import-sys-usb-0x46f4.0x0001.state")
+    assert record.split(b"\n")[0].isdigit()
+    assert qubes.connected_to(stick) == b"work"
+    assert qubes.detach("0x46f4.0x0001").code == 0
+
+
+@pytest.mark.parametrize("side", ["frontend", "backend"])
+def test_detach_leaves_the_device_with_its_driver_when_it_returns(
+    qubes: Qubes, stick: str, side: str
+) -> None:
+    assert qubes.attach(stick).code == 0
+    done = qubes.detach(stick) if side == "frontend" else qubes.take_back(stick)
+    assert (done.code, done.stderr) == (0, b"")
+    if side == "backend":
+        assert qubes.driver(stick) == "usb"
+        assert qubes.connected_to(stick) is None
+    # Attaching again at once has to work, whatever is still being cleaned up.
+    assert qubes.attach(stick).code == 0
+    assert qubes.take_back(stick).code == 0
+    assert qubes.driver(stick) == "usb"
+
+
+def test_keyboard_types_in_the_frontend(qubes: Qubes) -> None:
+    qubes.backend.plug_keyboard("keyboard")
+    keyboard = qubes.bus_id("product=QEMU USB Keyboard")
+    assert qubes.attach(keyboard).code == 0
+    event = "/dev/input/by-id/usb-QEMU_QEMU_USB_Keyboard*-event-kbd"
+    qubes.frontend.wait_for(f"test -e {event}")
+    # struct input_event is 24 bytes: EV_MSC, EV_KEY and EV_SYN for the first press.
+    listening = qubes.frontend.start_command(f"exec dd if=$(ls {event}) bs=72 count=1")
+    qubes.frontend.wait_for("pgrep -x dd")
+    qubes.backend.send_key("a")
+    events = listening.wait(30).stdout
+    assert (1, 30, 1) in [
+        tuple(
+            int.from_bytes(events[n + at : n + at + size], "little")
+            for at, size in ((16, 2), (18, 2), (20, 4))
+        )
+        for n in range(0, len(events), 24)
+    ]
+    assert qubes.detach(keyboard).code == 0
+
+
+def test_audio_plays_through(qubes: Qubes, tmp_path: Path) -> None:
+    heard = tmp_path / "heard.wav"
+    qubes.backend.plug_audio("audio", heard)
+    audio = qubes.bus_id("product=QEMU USB Audio")
+    assert qubes.attach(audio).code == 0
+    qubes.frontend.wait_for("grep -q QEMU /proc/asound/cards")
+    tone = b"".join(n.to_bytes(2, "little") * 2 for n in range(1, 24001))
+    qubes.frontend.run(
+        "aplay -q -D hw:0,0 -t raw -f S16_LE -c 2 -r 48000 -", stdin=tone, timeout=120
+    )
+    assert qubes.detach(audio).code == 0
+    qubes.backend.unplug("audio")
+    with wave.open(str(heard)) as file:
+        sound = file.readframes(file.getnframes())
+    pairs = {sound[n : n + 4] for n in range(0, len(sound) - 3, 4)}
+    sent = {tone[n : n + 4] for n in range(0, len(tone), 4)}
+    # A player that is emulated on a busy machine may start late; most of the ramp has to be there.
+    assert len(sent & pairs) > len(sent) // 2
+
+
+def test_two_devices_at_once(qubes: Qubes, stick: str) -> None:
+    other = qubes.plug_storage("other", bus="ehci.0")
+    calls = []
+    for device in (stick, other):
+        qubes.lab.allow("qubes.USB", device, qubes.frontend, qubes.backend)
+        request = f"sys-usb {device}\n".encode()
+        calls.append(qubes.lab.start_call(qubes.frontend, "qubes.USBAttach", request))
+    assert [call.wait(60).code for call in calls] == [0, 0]
+    disk(qubes, "stick")
+    disk(qubes, "other")
+    assert qubes.detach(stick).code == 0
+    assert qubes.connected_to(other) == b"work"
+    disk(qubes, "other")
+    assert qubes.detach(other).code == 0
+
+
+def test_unplugged_while_attached_and_plugged_again(qubes: Qubes, stick: str) -> None:
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "stick")
+    qubes.backend.unplug("stick")
+    assert qubes.await_clean() == []
+    again = qubes.plug_storage("stick")
+    assert again == stick
+    assert qubes.driver(stick) == "usb"
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "stick")
+    assert qubes.detach(stick).code == 0
+
+
+def test_detach_all_before_suspend(qubes: Qubes, stick: str) -> None:
+    hook = "/etc/qubes/suspend-pre.d/usb-detach-all.sh"
+    for guest in (qubes.frontend, qubes.backend):
+        assert qubes.attach(stick).code == 0
+        assert guest.run(hook).stderr == b""
+        guest.run(hook)
+        qubes.backend.wait_for(f"readlink /sys/bus/usb/devices/{stick}/driver | grep -q usb$")
+        qubes.frontend.wait_for("! ls /run/qubes/usb-import-*")

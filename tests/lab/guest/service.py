@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process of one incoming connection: starts a service or a command, and relays its data."""
+
+import _socket
+import os
+import pwd
+
+from . import wire
+from .relay import Relay, Signals
+
+SERVICE_FOLDERS = ("/usr/local/etc/qubes-rpc", "/etc/qubes-rpc")
+CONFIG_FOLDERS = ("/usr/local/etc/qubes/rpc-config", "/etc/qubes/rpc-config")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def find(folders: "tuple[str, ...]", full_name: str) -> "str | None":
+    """The first of NAME+ARG and NAME in each folder."""
+    name, _, argument = full_name.partition("+")
+    for folder in folders:
+        for file in (f"{name}+{argument}", name):
+            if os.path.exists(f"{folder}/{file}"):
+                return f"{folder}/{file}"
+    return None
+
+
+def forced_user(full_name: str) -> "str | None":
+    """`force-user` of the service's configuration."""
+    path = find(CONFIG_FOLDERS, full_name)
+    if path:
+        with open(path, encoding="ascii") as file:
+            for line in file:
+                key, _, value = line.strip().partition("=")
+                if key == "force-user":
+                    return value.strip("'\"")
+    return None
+
+
+def become(user: str) -> "dict[str, str]":
+    """Change to a user, with its groups; returns the environment that it starts with."""
+    entry = pwd.getpwnam(user)
+    os.initgroups(user, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    os.chdir(entry.pw_dir if os.path.isdir(entry.pw_dir) else "/")
+    return {"PATH": PATH, "HOME": entry.pw_dir, "USER": user, "LOGNAME": user,
+            "SHELL": entry.pw_shell}
+
+
+def service_environment(full_name: str, remote: str) -> "dict[str, str]":
+    """What a service is told; the caller is still the connection's process or its child."""
+    return {
+        "QREXEC_REMOTE_DOMAIN": remote,
+        "QREXEC_SERVICE_FULL_NAME": full_name,
+        "QREXEC_SERVICE_ARGUMENT": full_name.partition("+")[2],
+    }
+
+
+def _replace(user: str, argv: "list[str]", extra: "dict[str, str]", fds: "tuple[int, ...]") -> None:
+    """In the child: become the program; returns only by an exception."""
+    for target, fd in enumerate(fds):
+        os.dup2(fd, target)
+    Signals.reset()
+    os.setsid()
+    environment = become(user)
+    os.execve(argv[0], argv, environment | extra)
+
+
+def _spawn(user: str, argv: "list[str]", extra: "dict[str, str]", fds: "tuple[int, ...]") -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _replace(user, argv, extra, fds)
+        except (OSError, KeyError) as error:
+            os.write(2, f"{argv[0]}: {error}\n".encode())
+        finally:
+            os._exit(wire.EXIT_PROBLEM)
+    for fd in fds:
+        os.close(fd)
+    return pid
+
+
+def _socket_pair() -> "tuple[int, int]":
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    return ours.detach(), theirs.detach()
+
+
+def _pipe(writing: bool) -> "tuple[int, int]":
+    reader, writer = os.pipe()
+    return (writer, reader) if writing else (reader, writer)
+
+
+def _start(link: _socket.socket, payload: bytes) -> "tuple[Relay, bool] | None":
+    """Start what OPEN asks for; None if there is no such service."""
+    kind, user, remote, command = payload.split(b"\0", 3)
+    signals = Signals()
+    if kind == wire.EXEC:
+        argv, extra = ["/bin/sh", "-c", os.fsdecode(command)], {}
+        pairs = _pipe(True), _pipe(False), _pipe(False)
+        owner = user.decode()
+    else:
+        name = command.decode()
+        path = find(SERVICE_FOLDERS, name)
+        if path is None:
+            return None
+        argument = name.partition("+")[2]
+        argv = [path, argument] if argument else [path]
+        extra = service_environment(name, remote.decode())
+        extra["QREXEC_AGENT_PID"] = str(os.getpid())
+        pairs = _socket_pair(), _socket_pair(), _pipe(False)
+        owner = forced_user(name) or user.decode()
+    pid = _spawn(owner, argv, extra, tuple(theirs for _, theirs in pairs))
+    ours = (pairs[0][0], pairs[1][0], pairs[2][0])
+    log = None if kind == wire.EXEC else 2
+    return Relay(link, signals, ours, pid, log), kind == wire.EXEC
+
+
+def serve(link: _socket.socket, payload: bytes) -> int:
+    """Run one connection, to its end; returns the exit code of what it ran."""
+    started = _start(link, payload)
+    if started is None:
+        for frame in (bytes((wire.STDOUT,)), bytes((wire.STDERR,)),
+                      bytes((wire.EXIT,)) + wire.number(wire.EXIT_NOT_FOUND)):
+            link.send(frame)
+        return wire.EXIT_NOT_FOUND
+    relay, command = started
+    relay.run()
+    if command and relay.local is None:
+        # The caller gave up: a test's command has nobody left to end it.
+        relay.kill_group()
+    return relay.wait()

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An emulated machine: its process, its monitor, and whether KVM can be used for it."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from .errors import LabError
+from .image import Image, cache_folder
+
+QEMU = "qemu-system-x86_64"
+PROBE_SECONDS = 10
+
+
+def accelerator(image: Image) -> list[str]:
+    """QEMU's options for the fastest way that works here.
+
+    That /dev/kvm exists says little: where it is itself emulated, guests may hang in their BIOS.
+    So boot the kernel once, and remember the answer until the host is restarted.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = cache_folder() / f"kvm-{boot}"
+    if not known.exists():
+        for old in cache_folder().glob("kvm-*"):
+            old.unlink()
+        known.write_text("yes" if _probe_kvm(image) else "no")
+    if known.read_text() == "yes":
+        return ["-accel", "kvm", "-cpu", "max"]
+    return ["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"]
+
+
+def _probe_kvm(image: Image) -> bool:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    command = [QEMU, "-accel", "kvm", "-cpu", "max", "-m", "256", "-nodefaults", "-no-reboot",
+               "-display", "none", "-serial", "stdio", "-kernel", str(image.kernel),
+               "-initrd", str(image.initrd), "-append", "console=ttyS0 panic=-1 lab.probe"]
+    try:
+        probe = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True,
+                               timeout=PROBE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return b"lab-probe-works" in probe.stdout
+
+
+class Monitor:
+    """QMP. Events are kept until somebody waits for them."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._data = b""
+        self._events: list[dict[str, Any]] = []
+        self._lock = threading.RLock()
+        self._read(10)  # the greeting
+        self.command("qmp_capabilities")
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        """Run a command; returns its result. Raises LabError with QEMU's message."""
+        with self._lock:
+            request = {"execute": name, "arguments": arguments}
+            try:
+                self._socket.sendall(json.dumps(request).encode() + b"\n")
+                while True:
+                    message = self._read(30)
+                    if "return" in message:
+                        return message["return"]
+                    if "error" in message:
+                        raise LabError(f"QEMU: {name}: {message['error']['desc']}")
+                    self._events.append(message)
+            except OSError as error:
+                raise LabError(f"QEMU: {name}: {error or 'no answer'}") from error
+
+    def forget(self, event: str) -> None:
+        """Drop events of that name which happened before now."""
+        self._events = [each for each in self._events if each["event"] != event]
+
+    def wait(self, event: str, timeout: float, **data: Any) -> None:
+        """Wait for an event with these data."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            while True:
+                for message in self._events:
+                    if message["event"] == event and data.items() <= message["data"].items():
+                        self._events.remove(message)
+                        return
+                try:
+                    self._events.append(self._read(deadline - time.monotonic()))
+                except OSError as error:
+                    raise LabError(f"QEMU: no {event} {data} in {timeout:.0f} s") from error
+
+    def _read(self, timeout: float) -> dict[str, Any]:
+        while b"\n" not in self._data:
+            self._socket.settimeout(max(timeout, 0.01))
+            data = self._socket.recv(65536)
+            if not data:
+                raise ConnectionResetError("the machine has gone")
+            self._data += data
+        line, _, self._data = self._data.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+class Machine:
+    """One guest's QEMU. To be started by a thread that lives as long: QEMU dies with it."""
+
+    def __init__(self, name: str, image: Image, folder: Path, options: list[str]) -> None:
+        self.name, self.folder = name, folder
+        self.console = folder / f"{name}.console"
+        self._port, self._qmp = folder / f"{name}.port", folder / f"{name}.qmp"
+        self._command = self._build(image, options)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._monitor: Monitor | None = None
+
+    def _build(self, image: Image, options: list[str]) -> list[str]:
+        machine = "q35,sata=off,smbus=off,i8042=off,vmport=off,hpet=off,usb=off"
+        append = ("console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check net.ifnames=0 "
+                  f"mitigations=off random.trust_cpu=on lab.name={self.name}")
+        return [
+            # so that no QEMU outlives a test run that was killed
+            *([] if not shutil.which("setpriv") else ["setpriv", "--pdeathsig", "KILL"]),
+            QEMU, "-name", self.name, "-machine", machine, *accelerator(image), "-m", "512",
+            "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+            "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", append,
+            "-chardev", f"file,id=console,path={self.console},append=on",
+            "-serial", "chardev:console",
+            "-drive", f"id=root,if=none,format=raw,snapshot=on,file={image.disk}",
+            "-device", "virtio-blk-pci,drive=root",
+            "-chardev", f"socket,id=port,path={self._port},server=on,wait=off",
+            "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=lab",
+            "-qmp", f"unix:{self._qmp},server=on,wait=off", *options,
+        ]
+
+    def start(self) -> socket.socket:
+        """Start it; returns the host's end of its port."""
+        for path in (self._port, self._qmp):
+            path.unlink(missing_ok=True)
+        with (self.folder / f"{self.name}.qemu").open("wb") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log,
+                                             stderr=log, start_new_session=True,
+                                             env={**os.environ, "TMPDIR": str(self.folder)})
+        self._monitor = Monitor(self._connect(self._qmp))
+        return self._connect(self._port)
+
+    def _connect(self, path: Path) -> socket.socket:
+        for _ in itertools.repeat(None, 500):
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(path))
+                return connection
+            except OSError:
+                connection.close()
+            if self._process and self._process.poll() is not None:
+                break
+            time.sleep(0.02)
+        said = (self.folder / f"{self.name}.qemu").read_text(errors="replace")
+        self.kill()
+        raise LabError(f"QEMU of {self.name} does not start: {said}")
+
+    @property
+    def monitor(self) -> Monitor:
+        """The monitor of the running machine."""
+        if self._monitor is None:
+            raise LabError(f"{self.name} is not running")
+        return self._monitor
+
+    def kill(self) -> None:
+        """End it at once, as if its power had failed."""
+        if self._process:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._monitor:
+            self._monitor.close()
+            self._monitor = None

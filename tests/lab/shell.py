@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Start the lab and play with it: `python3 tests/lab/shell.py [FOLDER-OF-DEBS]`."""
+
+import code
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.lab import Lab
+
+
+def main(argv: list[str]) -> int:
+    """Without a folder of packages the guests are without ours."""
+    with Lab(Path(argv[1]) if argv[1:] else None, progress=print) as lab:
+        names = {"lab": lab, "backend": lab.backend, "frontend": lab.frontend}
+        code.interact(f"Python with {', '.join(names)}; end with Ctrl-D", local=names)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
