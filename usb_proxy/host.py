@@ -181,9 +181,12 @@ class Host:
     ) -> dict[int, int]:
         """Sleep until one of the FDs has an event, and give those that have: FD to poll(2) bits.
 
-        Nothing is given when `deadline` passes first. StoppedError when a stop signal comes and
-        `stoppable`; without it the signal stays pending for the next wait.
+        Nothing is given once `deadline` has passed, whatever the FDs have. StoppedError when a
+        stop signal comes and `stoppable`; else the signal stays pending for the next wait.
         """
+        left = None if deadline is None else deadline - self.now()
+        if left is not None and left <= 0:
+            return {}
         poll = select.poll()
         for fd, mask in events.items():
             poll.register(fd, mask)
@@ -192,8 +195,7 @@ class Host:
             poll.register(self._wakeup, select.POLLIN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         try:
-            left = None if deadline is None else max(0.0, deadline - self.now()) * 1000
-            ready = dict(poll.poll(left))
+            ready = dict(poll.poll(None if left is None else left * 1000))
         finally:
             if stoppable:
                 signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -205,5 +207,5 @@ class Host:
         """Tell the user one line; that nobody listens any more is no failure."""
         try:
             os.write(self.errors, (text + "\n").encode("ascii", "replace"))
-        except (BrokenPipeError, BlockingIOError):
+        except OSError:
             pass

@@ -31,6 +31,17 @@ def _is_number(untrusted_text: str) -> bool:
     )
 
 
+def _is_bus_id(untrusted_text: str) -> bool:
+    bus, dash, rest = untrusted_text.partition("-")
+    ports = rest.split(".")
+    return (
+        bool(dash)
+        and len(untrusted_text) <= BUS_ID_LIMIT
+        and len(ports) <= _PORT_DEPTH
+        and all(map(_is_number, [bus, *ports]))
+    )
+
+
 class BusId(str):
     """A whole USB device as sysfs names it: bus, `-`, and the ports to it joined with dots."""
 
@@ -39,21 +50,14 @@ class BusId(str):
     @classmethod
     def parse(cls, untrusted_text: str) -> BusId:
         """Take a bus id such as `2-1` or `1-1.4.2`; RequestError for anything else."""
-        bus, dash, rest = untrusted_text.partition("-")
-        ports = rest.split(".")
-        if (
-            dash
-            and len(untrusted_text) <= BUS_ID_LIMIT
-            and len(ports) <= _PORT_DEPTH
-            and all(map(_is_number, [bus, *ports]))
-        ):
+        if _is_bus_id(untrusted_text):
             return cls(untrusted_text)
         shown = printable(untrusted_text.encode(errors="replace"), 40)
-        whole, colon, _ = untrusted_text.partition(":")
-        if colon and len(untrusted_text) <= BUS_ID_LIMIT:
+        untrusted_whole, colon, _ = untrusted_text.partition(":")
+        if colon and _is_bus_id(untrusted_whole):
             raise RequestError(
                 f"'{shown}' is one interface of a device; only a whole device can be attached: "
-                f"name it without the colon, '{printable(whole.encode(errors='replace'), 40)}'"
+                f"name it without the colon, '{untrusted_whole}'"
             )
         if untrusted_text.startswith("usb") and _is_number(untrusted_text[3:] or "0"):
             raise RequestError(f"'{shown}' is a root hub; attach the devices behind it instead")

@@ -51,7 +51,7 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
     if lock.leftover:
         number, _, devid = lock.leftover.partition(" ")
         # Two backends may number their devices alike, so a living importer's word counts first.
-        if not _is_of_another(host, lock.leftover):
+        if not _is_of_another(host, attachment, lock.leftover):
             port = vhci.find(host, int(number), int(devid))
     else:
         number_of_other = runstate.read_record(host, attachment)
@@ -70,11 +70,16 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
     return port is not None or had_record
 
 
-def _is_of_another(host: Host, note: str) -> bool:
-    """Whether a living importer has noted the port of this note."""
+def _is_of_another(host: Host, attachment: str, note: str) -> bool:
+    """Whether a living importer of another attachment has noted the port of this note."""
     port = note.partition(" ")[0]
-    locks = (runstate.Lock(host, name) for name in runstate.lock_names(host, runstate.IMPORT))
-    return any((lock.holders_note() or "").partition(" ")[0] == port for lock in locks)
+    for name in runstate.lock_names(host, runstate.IMPORT):
+        # Our own is held, and looking at it would give it up (fcntl(2)).
+        if name != runstate.IMPORT + attachment:
+            theirs = runstate.Lock(host, name).holders_note() or ""
+            if theirs.partition(" ")[0] == port:
+                return True
+    return False
 
 
 def repair(host: Host) -> None:

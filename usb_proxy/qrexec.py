@@ -8,7 +8,7 @@ import errno
 import os
 import select
 
-from usb_proxy.errors import PeerError, RequestError, StoppedError, SystemLackError
+from usb_proxy.errors import PeerError, RequestError, StoppedError, SystemLackError, reason
 from usb_proxy.handshake import LINE_LIMIT
 from usb_proxy.host import signal
 from usb_proxy.idents import DomainName
@@ -60,7 +60,10 @@ def read_request(host: Host) -> list[str]:
     while b"\n" not in untrusted_request:
         if not host.wait({host.link: select.POLLIN}, deadline):
             raise RequestError(f"no request on stdin within {REQUEST_SECONDS:.0f} s")
-        untrusted_part = os.read(host.link, REQUEST_LIMIT)
+        try:
+            untrusted_part = os.read(host.link, REQUEST_LIMIT)
+        except OSError as error:
+            raise RequestError(f"the request on stdin cannot be read: {reason(error)}") from error
         untrusted_request += untrusted_part
         if len(untrusted_request) > REQUEST_LIMIT:
             raise RequestError("the request on stdin is too long")

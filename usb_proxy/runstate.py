@@ -67,7 +67,7 @@ class Lock:
                     self.leftover = os.read(self._fd, NOTE_LIMIT).decode("ascii", "replace")
                     return True
             except (BlockingIOError, PermissionError):
-                if self._host.now() > deadline:
+                if self._host.now() >= deadline:
                     self._close()
                     return False
                 holder = self._holder()
@@ -194,6 +194,10 @@ def write_record(host: Host, attachment: str, port: int) -> None:
     path = host.root + record_path(attachment)
     fresh = f"{host.root}{RECORDS}/.{RECORD_PREFIX}{attachment}.{os.getpid()}"
     try:
+        try:
+            os.unlink(fresh)  # Of a process that died here, or planted.
+        except FileNotFoundError:
+            pass
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, f"{port}\n".encode("ascii"))

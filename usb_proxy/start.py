@@ -24,9 +24,7 @@ PROGRAMS = (
 
 
 def load(name: str) -> Callable[[Sequence[str], Host], int]:
-    """The `main` of a program, and no other's module; KeyError for what is none of `PROGRAMS`."""
-    if name not in PROGRAMS:
-        raise KeyError(name)
+    """The `main` of one of `PROGRAMS`, importing no other's."""
     module = __import__(f"usb_proxy.commands.{name.replace('-', '_')}", fromlist=["main"])
     main: Callable[[Sequence[str], Host], int] = module.main
     return main
@@ -62,7 +60,10 @@ def _defect(error: BaseException) -> str:
 
 
 def start(arguments: Sequence[str]) -> int:
-    """Run the program `arguments[0]` on this machine."""
+    """Run the program `arguments[0]`, one of `PROGRAMS`, on this machine."""
     host = Host()
+    if not arguments or arguments[0] not in PROGRAMS:
+        host.say(f"launch: the first argument has to be one of {', '.join(PROGRAMS)}")
+        return ExitCode.REQUEST
     host.guard_signals()
     return run(load(arguments[0]), arguments, host)

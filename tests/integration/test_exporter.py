@@ -67,7 +67,7 @@ def test_taken_device_is_refused_and_not_disturbed(qubes: Qubes, stick: str) -> 
     done = qubes.attach("0x46f4.0x0001")
     assert f"USB device {stick} is attached already; detach it first" in done.stderr.decode()
     done = qubes.attach(stick)
-    assert f"{stick} of sys-usb is attached to this qube already" in done.stderr.decode()
+    assert "this device is attached to this qube already" in done.stderr.decode()
     assert guest_hash(qubes.frontend, "/dev/sda") == before
     assert qubes.connected_to(stick) == b"work"
     assert qubes.detach(stick).code == 0

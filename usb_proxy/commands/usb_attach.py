@@ -6,10 +6,9 @@ from __future__ import annotations
 import os
 import select
 
-from usb_proxy import leftovers, qrexec, runstate, usbip_host, vhci
+from usb_proxy import qrexec, runstate, usbip_host, vhci
 from usb_proxy.errors import (
     ExitCode,
-    InUseError,
     PeerError,
     RequestError,
     UsbProxyError,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from usb_proxy.host import Host
 
 IMPORTER = "/usr/lib/qubes/usb-import"
-LOCK_SECONDS = 5.0
 ATTACH_SECONDS = 75.0
 """More than the importer's own deadlines together, so that it is the one to tell why."""
 
@@ -45,24 +43,18 @@ def main(_arguments: Sequence[str], host: Host) -> int:
     target = parse_target(untrusted_fields[1])
     qrexec.require_root(host)
     usbip_host.load_module(host, vhci.MODULE, vhci.DRIVER)
-    attachment = runstate.attachment_name(backend, target)
-    lock = runstate.import_lock(host, attachment)
-    if not lock.acquire(LOCK_SECONDS):
-        raise InUseError(f"{target} of {backend} is attached to this qube already")
-    with lock:
-        if lock.leftover:
-            leftovers.remove_import(host, attachment, lock)
-    _call(host, backend, target, attachment)
+    _call(host, backend, target)
     return 0
 
 
-def _call(host: Host, backend: DomainName, target: Target, attachment: str) -> None:
+def _call(host: Host, backend: DomainName, target: Target) -> None:
     """Call `qubes.USB` in the backend; return when the importer says that the device is there."""
     report, importers_report = os.pipe()
     errors, calls_errors = os.pipe()
     os.set_inheritable(importers_report, True)
     service = f"{qrexec.SERVICE}+{target}"
-    importer = [IMPORTER, runstate.record_path(attachment), str(importers_report)]
+    record = runstate.record_path(runstate.attachment_name(backend, target))
+    importer = [IMPORTER, record, str(importers_report)]
     try:
         # It goes on when we end, and a call to us ends only when nobody has our stderr any more.
         pid = host.start(

@@ -69,6 +69,8 @@ def main(arguments: Sequence[str], host: Host) -> int:
         if not lock.acquire(LOCK_SECONDS):
             raise InUseError("this device is attached to this qube already")
         with lock:
+            if lock.leftover:
+                leftovers.remove_import(host, attachment, lock)
             _import(host, attachment, lock, link, report)
     except UsbProxyError as error:
         if report.fd is None:

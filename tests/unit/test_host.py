@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files, commands, waits and messages of the machine."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy.errors import StoppedError, SystemLackError
+from usb_proxy.host import STOP_SIGNALS, Host
+
+from .processes import Child, wait_for
+
+if TYPE_CHECKING:
+    from .fake_kernel import FakeKernel
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("exit 0", 0, b""),
+        ("echo no >&2; exit 3", 3, b"no\n"),
+        ("kill -9 $$", 137, b""),
+        ("echo out; cat", 0, b""),
+        ('echo "$PATH $HOME" >&2', 0, b"/usr/sbin:/usr/bin:/sbin:/bin \n"),
+    ],
+)
+def test_a_command_runs_with_no_input_and_a_small_environment(
+    kernel: FakeKernel, body: str, code: int, said: bytes
+) -> None:
+    kernel.command("something", body)
+    assert kernel.run(["something"]) == (code, said)
+
+
+def test_arguments_reach_a_command_unchanged(kernel: FakeKernel) -> None:
+    kernel.command("something")
+    arguments = ["", "a b", "$(x)", "'\"", "-n", "*"]
+    kernel.run(["something", *arguments])
+    assert kernel.calls("something") == [arguments]
+
+
+def test_a_command_that_is_missing_or_hangs_is_told_of(kernel: FakeKernel) -> None:
+    with pytest.raises(SystemLackError, match="something is not installed"):
+        kernel.run(["something"])
+    path = kernel.command("something", "exec sleep 1000")
+    kernel.haste = 50
+    with pytest.raises(SystemLackError, match="something has not ended after 10 s"):
+        kernel.run(["something"])
+    path.write_text("no program")
+    with pytest.raises(SystemLackError, match="something did not start: Exec format error"):
+        kernel.run(["something"])
+
+
+def test_a_kernel_file_is_never_created_nor_a_link_read(kernel: FakeKernel) -> None:
+    with pytest.raises(FileNotFoundError):
+        Host(str(kernel.tree)).write("/run/new", "x")
+    (kernel.tree / "run/link").symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic links"):
+        kernel.read("/run/link")
+    assert kernel.listing("/nowhere") == []
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_signal_ends_a_wait_but_not_one_for_the_kernel(
+    kernel: FakeKernel, number: int
+) -> None:
+    """The signal stays pending, and ends the next wait that may be ended."""
+    mark = kernel.tree / "waiting"
+
+    def body() -> int:
+        kernel.guard_signals()
+        mark.touch()
+        ours, theirs = os.pipe()
+        kernel.haste = 100
+        if kernel.wait({ours: select.POLLIN}, kernel.now() + 10, stoppable=False):
+            return 1
+        os.write(theirs, b"x")
+        try:
+            kernel.wait({ours: select.POLLIN}, kernel.now() + 1000)
+        except StoppedError:
+            return 0
+        return 2
+
+    with Child(body) as child:
+        wait_for(mark.exists, "the child")
+        os.kill(child.pid, number)
+        assert child.code() == 0
+
+
+def test_a_line_that_nobody_reads_is_no_failure(kernel: FakeKernel) -> None:
+    ours, theirs = os.pipe()
+    host = Host(str(kernel.tree), {}, -1, theirs)
+    host.say("a \N{SNOWMAN}")
+    assert os.read(ours, 100) == b"a ?\n"
+    os.close(ours)
+    host.say("b")
+    os.close(theirs)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the dead leave is removed; what the living have is not."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy import leftovers
+from usb_proxy.errors import SystemLackError
+from usb_proxy.idents import BusId
+from usb_proxy.runstate import Lock, import_lock, write_record
+
+from .processes import Child, hold, leave
+
+if TYPE_CHECKING:
+    from .fake_kernel import FakeKernel
+
+ATTACHMENT = "sys-usb-2-1"
+DEVID = 0x20005
+
+
+@pytest.fixture(autouse=True)
+def controllers(kernel: FakeKernel) -> None:
+    kernel.add_vhci()
+
+
+def export(kernel: FakeKernel, bus_id: str) -> None:
+    """Put a device into the state of one that is attached elsewhere."""
+    home = kernel.plug(bus_id, None)
+    for name, text in (("match_busid", f"add {bus_id}"), ("bind", bus_id)):
+        kernel.write(f"/sys/bus/usb/drivers/usbip-host/{name}", text)
+    (home / "usbip_status").write_text("2\n")
+    key = f"/qubes-usb-devices/{bus_id.replace('.', '_')}"
+    kernel.run(["qubesdb-write", f"{key}/connected-to", "work", f"{key}/x-pid", "1"])
+
+
+def remove(kernel: FakeKernel) -> bool:
+    """Remove what is left of the attachment."""
+    lock = import_lock(kernel, ATTACHMENT)
+    assert lock.acquire(0)
+    with lock:
+        return leftovers.remove_import(kernel, ATTACHMENT, lock)
+
+
+def test_repair_cleans_up_after_the_dead_alone(kernel: FakeKernel) -> None:
+    for bus_id in ("2-1", "1-1.4"):
+        export(kernel, bus_id)
+    kernel.plug("3-1", "usbip-host")
+    for number, backend in enumerate(("sys-usb", "other", "third")):
+        kernel.occupy(number, DEVID + number)
+        write_record(kernel, f"{backend}-2-1", number)
+    leave(kernel, "export-2-1", "123")
+    leave(kernel, "import-sys-usb-2-1", leftovers.note_of_import(0, DEVID))
+    leave(kernel, "import-nothing-yet", "")
+    with hold(kernel, "export-1-1.4", "1"), hold(kernel, "import-other-2-1", f"1 {DEVID + 1}"):
+        leftovers.repair(kernel)
+        assert kernel.locks() == ["export-1-1.4.lock", "import-other-2-1.lock"]
+    assert [kernel.driver(b) for b in ("2-1", "1-1.4", "3-1")] == ["usb"] + ["usbip-host"] * 2
+    assert [kernel.published(key) for key in ("2-1", "1-1_4")] == [
+        {},
+        {"connected-to": "work", "x-pid": "1"},
+    ]
+    assert kernel.used() == [1, 2]
+    assert kernel.listing("/run/qubes") == [f"usb-import-{b}-2-1.state" for b in ("other", "third")]
+    leftovers.repair(kernel)
+    assert kernel.locks() == []
+    assert kernel.used() == [2]
+
+
+def test_repair_of_a_clean_machine_changes_nothing(kernel: FakeKernel) -> None:
+    leftovers.repair(kernel)
+    assert (kernel.written, kernel.locks(), kernel.calls("qubesdb-write")) == ([], [], [])
+
+
+@pytest.mark.parametrize("is_plugged", [False, True])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_export_ends_with_or_without_its_device(
+    kernel: FakeKernel, is_plugged: bool, keeps: bool
+) -> None:
+    export(kernel, "2-1")
+    if keeps:
+        (kernel.tree / "run/qubes-service/usb-proxy-keep-unbound").touch()
+    if not is_plugged:
+        kernel.unplug("2-1")
+    leftovers.end_export(kernel, BusId("2-1"))
+    assert kernel.published("2-1") == {}
+    assert kernel.calls("qubesdb-write")[-1] == ["/qubes-usb-devices", ""]
+    if is_plugged:
+        assert kernel.driver("2-1") == (None if keeps else "usb")
+        assert kernel.table() == {}
+
+
+def test_another_device_that_was_plugged_in_since_is_left_alone(kernel: FakeKernel) -> None:
+    export(kernel, "2-1")
+    kernel.unplug("2-1")
+    kernel.plug("2-1", "other")
+    leftovers.end_export(kernel, BusId("2-1"))
+    assert kernel.driver("2-1") == "other"
+
+
+@pytest.mark.parametrize(
+    ("note", "record", "expected"),
+    [
+        ("", False, (False, [2])),
+        ("", True, (True, [])),
+        (f"2 {DEVID}", False, (True, [])),
+        (f"2 {DEVID}", True, (True, [])),
+        (f"2 {DEVID + 1}", False, (False, [2])),
+        (f"2 {DEVID + 1}", True, (True, [2])),
+        (f"0 {DEVID}", True, (True, [2])),
+        (f"99 {DEVID}", False, (False, [2])),
+    ],
+)
+def test_a_dead_importers_own_device_is_detached(
+    kernel: FakeKernel, note: str, record: bool, expected: tuple[bool, list[int]]
+) -> None:
+    """The record counts only where no note says more."""
+    kernel.occupy(2, DEVID)
+    if note:
+        leave(kernel, f"import-{ATTACHMENT}", note)
+    if record:
+        write_record(kernel, ATTACHMENT, 2)
+    assert (remove(kernel), kernel.used()) == expected
+    assert kernel.listing("/run/qubes") == []
+    assert not remove(kernel)
+
+
+def test_leftovers_are_removed_without_the_drivers(kernel: FakeKernel) -> None:
+    kernel.unload("vhci-hcd")
+    leave(kernel, f"import-{ATTACHMENT}", f"2 {DEVID}")
+    write_record(kernel, ATTACHMENT, 2)
+    leftovers.repair(kernel)
+    assert (kernel.locks(), kernel.listing("/run/qubes")) == ([], [])
+
+
+def test_a_process_that_does_not_end_is_told_of(kernel: FakeKernel) -> None:
+    with hold(kernel, "export-2-1") as holder:
+        handle = os.pidfd_open(holder.pid)
+        with pytest.raises(SystemLackError, match="does not end, so the kernel keeps it"):
+            leftovers.require_end(kernel, handle, kernel.now() + 0.02)
+
+
+def test_a_port_that_a_living_importer_has_now_is_not_taken_from_it(kernel: FakeKernel) -> None:
+    """Two USB qubes may well number their devices alike."""
+    leave(kernel, f"import-{ATTACHMENT}", f"2 {DEVID}")
+    kernel.occupy(2, DEVID)
+    with hold(kernel, "import-other-2-1", f"2 {DEVID}"):
+        leftovers.repair(kernel)
+        assert kernel.used() == [2]
+
+
+def test_the_lock_is_still_held_after_the_others_were_looked_at(kernel: FakeKernel) -> None:
+    """The kernel drops a process' lock when that closes the file, however often it is open."""
+    name = f"import-{ATTACHMENT}"
+    leave(kernel, name, f"2 {DEVID}")
+    lock = import_lock(kernel, ATTACHMENT)
+    assert lock.acquire(0)
+    with lock:
+        leftovers.remove_import(kernel, ATTACHMENT, lock)
+        with Child(lambda: int(Lock(kernel, name).acquire(0))) as other:
+            assert other.code() == 0

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Locks between processes, and records for other programs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy.errors import SystemLackError
+from usb_proxy.host import Host
+from usb_proxy.runstate import (
+    LOCKS,
+    Lock,
+    await_end,
+    lock_names,
+    read_record,
+    record_path,
+    remove_record,
+    write_record,
+)
+
+from .processes import Child, hold, leave, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .fake_kernel import FakeKernel
+
+NAME = "export-2-1"
+
+
+def test_a_held_lock_is_not_given_to_another(kernel: FakeKernel) -> None:
+    lock = Lock(kernel, NAME)
+    with hold(kernel, NAME):
+        assert not lock.acquire(0)
+        assert not lock.acquire(0.05)
+        assert kernel.locks() == [f"{NAME}.lock"]
+        other = Lock(kernel, "export-2-2")
+        assert other.acquire(0)
+        with other:
+            assert lock_names(kernel) == [NAME, "export-2-2"]
+            assert lock_names(kernel, "import-") == []
+
+
+def test_a_released_lock_leaves_nothing(kernel: FakeKernel) -> None:
+    lock = Lock(kernel, NAME)
+    for _ in range(2):
+        assert lock.acquire(0)
+        with lock:
+            assert not lock.leftover
+            lock.note("something")
+        assert kernel.locks() == []
+
+
+def test_a_lock_is_waited_for_until_its_holder_ends(kernel: FakeKernel) -> None:
+    with hold(kernel, NAME, "a note", release=True) as holder:
+        os.kill(holder.pid, signal.SIGTERM)
+        lock = Lock(kernel, NAME)
+        assert lock.acquire(10)
+        with lock:
+            assert not lock.leftover
+
+
+def test_what_a_killed_holder_noted_is_found(kernel: FakeKernel) -> None:
+    with hold(kernel, NAME) as holder:
+        holder.kill()
+    leave(kernel, NAME, "a much longer note")
+    leave(kernel, NAME, "port 1")
+    lock = Lock(kernel, NAME)
+    assert lock.acquire(0)
+    with lock:
+        assert lock.leftover == "port 1"
+    assert lock.acquire(0)
+    with lock:
+        assert not lock.leftover
+
+
+def test_the_holder_is_stopped_and_nobody_else(kernel: FakeKernel) -> None:
+    lock = Lock(kernel, NAME)
+    assert lock.stop_holder() is None
+    leave(kernel, NAME, "the dead")
+    assert lock.stop_holder() is None
+    with hold(kernel, "export-2-2") as other, hold(kernel, NAME) as holder:
+        handle = lock.stop_holder()
+        assert handle is not None
+        assert await_end(kernel, handle, kernel.now() + 10)
+        assert holder.code() == -signal.SIGTERM
+        assert not other.ended()
+
+
+def test_the_wait_for_a_holder_has_an_end(kernel: FakeKernel) -> None:
+    with hold(kernel, NAME) as holder:
+        assert not await_end(kernel, os.pidfd_open(holder.pid), kernel.now() + 0.02)
+
+
+def test_a_file_that_replaced_the_locked_one_counts(kernel: FakeKernel) -> None:
+    """Who locked a file that has no name any more has nothing."""
+    path = kernel.tree / LOCKS[1:] / f"{NAME}.lock"
+    with hold(kernel, NAME):
+        path.unlink()
+        lock = Lock(kernel, NAME)
+        assert lock.acquire(0)
+        with lock, Child(lambda: int(Lock(kernel, NAME).acquire(0))) as third:
+            assert third.code() == 0
+
+
+@pytest.mark.parametrize("plant", ["link", "folder", "file in the way"])
+def test_a_place_that_cannot_be_used_is_told_of(kernel: FakeKernel, plant: str) -> None:
+    folder = kernel.tree / LOCKS[1:]
+    if plant == "file in the way":
+        folder.touch()
+    elif plant == "folder":
+        (folder / f"{NAME}.lock").mkdir(parents=True)
+    else:
+        folder.mkdir()
+        (folder / f"{NAME}.lock").symlink_to(kernel.tree / "elsewhere")
+    with pytest.raises(SystemLackError, match="needs root and a writable /run"):
+        Lock(kernel, NAME).acquire(0)
+    assert not (kernel.tree / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_without_rights_there_is_no_lock(kernel: FakeKernel) -> None:
+    (kernel.tree / "run").chmod(0o555)
+    try:
+        with pytest.raises(SystemLackError, match="Permission denied"):
+            Lock(kernel, NAME).acquire(0)
+    finally:
+        (kernel.tree / "run").chmod(0o755)
+
+
+def test_many_holders_never_overlap(kernel: FakeKernel) -> None:
+    """Each makes a file that may not be there, and removes it before it lets go."""
+    mark = kernel.tree / "held"
+
+    def body() -> None:
+        lock = Lock(kernel, NAME)
+        for turn in range(50):
+            assert lock.acquire(10)
+            with lock:
+                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+                lock.note(f"turn {turn}")
+                mark.unlink()
+
+    children = [Child(body) for _ in range(4)]
+    try:
+        assert [child.code() for child in children] == [0] * 4
+    finally:
+        for child in children:
+            child.kill()
+    assert kernel.locks() == []
+
+
+def test_a_lock_that_is_released_meanwhile_has_no_holder(kernel: FakeKernel) -> None:
+    """Whoever is to be stopped may just have ended by itself."""
+
+    def body() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            lock = Lock(kernel, NAME)
+            assert lock.acquire(0)
+            with lock:
+                pass
+
+    with Child(body):
+        deadline = kernel.now() + 1.0
+        while kernel.now() < deadline:
+            handle = Lock(kernel, NAME).stop_holder()
+            if handle is not None:
+                os.close(handle)
+
+
+# Records.
+
+ATTACHMENT = "sys-usb-2-1"
+
+
+def record(kernel: FakeKernel) -> Path:
+    """The file of the record."""
+    return kernel.tree / "run/qubes" / f"usb-import-{ATTACHMENT}.state"
+
+
+def test_a_record_is_where_other_programs_look_for_it(kernel: FakeKernel) -> None:
+    write_record(kernel, ATTACHMENT, 12)
+    assert record_path(ATTACHMENT) == "/run/qubes/usb-import-sys-usb-2-1.state"
+    assert record(kernel).read_text() == "12\n"
+    assert record(kernel).stat().st_mode & 0o777 == 0o644 & ~os.umask(os.umask(0o022))
+    assert kernel.listing("/run/qubes") == [record(kernel).name]
+    assert read_record(kernel, ATTACHMENT) == 12
+    remove_record(kernel, ATTACHMENT)
+    remove_record(kernel, ATTACHMENT)
+    assert kernel.listing("/run/qubes") == []
+    assert read_record(kernel, ATTACHMENT) is None
+
+
+def test_a_planted_link_is_replaced_and_not_followed(kernel: FakeKernel) -> None:
+    victim = kernel.tree / "victim"
+    victim.write_text("7\n")
+    record(kernel).symlink_to(victim)
+    fresh = kernel.tree / f"run/qubes/.usb-import-{ATTACHMENT}.{os.getpid()}"
+    fresh.symlink_to(victim)
+    assert read_record(kernel, ATTACHMENT) is None
+    write_record(kernel, ATTACHMENT, 12)
+    assert (victim.read_text(), record(kernel).is_symlink()) == ("7\n", False)
+    assert read_record(kernel, ATTACHMENT) == 12
+    record(kernel).unlink()
+    record(kernel).symlink_to(victim)
+    remove_record(kernel, ATTACHMENT)
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("planted", ["folder", "no /run/qubes"])
+def test_a_record_that_cannot_be_written_is_told_of(kernel: FakeKernel, planted: str) -> None:
+    if planted == "folder":
+        record(kernel).mkdir()
+    else:
+        (kernel.tree / "run/qubes").rmdir()
+    before = kernel.listing("/run/qubes")
+    with pytest.raises(SystemLackError, match="cannot write"):
+        write_record(kernel, ATTACHMENT, 12)
+    assert kernel.listing("/run/qubes") == before
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("", None),
+        ("\n", None),
+        ("x\n", None),
+        ("-1\n", None),
+        ("1 2\n", None),
+        ("1" * 6, None),
+        (" 1\n", None),
+        ("¹\n", None),
+        ("\x00" * 70000, None),
+        ("0x1\n", None),
+        ("0", 0),
+        ("7\n", 7),
+        ("7\nsys-usb 2-1\n", 7),
+        ("00007\n", 7),
+    ],
+)
+def test_a_record_of_another_is_taken_or_ignored(
+    kernel: FakeKernel, text: str, port: int | None
+) -> None:
+    record(kernel).write_text(text)
+    assert read_record(kernel, ATTACHMENT) == port
+
+
+def test_a_record_that_is_a_folder_is_ignored(kernel: FakeKernel) -> None:
+    record(kernel).mkdir()
+    assert read_record(kernel, ATTACHMENT) is None
+
+
+def test_a_planted_fifo_hangs_nobody(kernel: FakeKernel) -> None:
+    os.mkfifo(record(kernel))
+    with Child(lambda: int(read_record(kernel, ATTACHMENT) is not None)) as child:
+        deadline = kernel.now() + 1
+        while kernel.now() < deadline and not child.ended():
+            Host.wait(kernel, {}, kernel.now() + 0.01)
+        assert child.ended()
+
+
+def test_a_planted_folder_in_place_of_a_record_is_told_of(kernel: FakeKernel) -> None:
+    record(kernel).mkdir()
+    with pytest.raises(SystemLackError):
+        remove_record(kernel, ATTACHMENT)
+
+
+def test_waiting_is_bounded_for_a_lock_that_changes_hands(kernel: FakeKernel) -> None:
+    """Its waiters get it one after the other."""
+    with hold(kernel, NAME, release=True) as first:
+        got = kernel.tree / "got"
+
+        def body() -> None:
+            lock = Lock(kernel, NAME)
+            assert lock.acquire(10)
+            with lock, got.open("a") as file:
+                file.write("x")
+
+        waiters = [Child(body) for _ in range(3)]
+        os.kill(first.pid, signal.SIGTERM)
+        assert [child.code() for child in waiters] == [0] * 3
+        wait_for(lambda: got.read_text() == "xxx", "all of them")

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a program starts and how its failures are told; the launchers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy import errors, start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usb_proxy.host import Host
+
+    from .fake_kernel import FakeKernel
+
+ROOT = Path(start.__file__).parent.parent
+INSTALLED = "/usr/lib/qubes-usb-proxy"
+
+needs_programs = pytest.mark.skipif(
+    not (ROOT / "programs").is_dir(), reason="the launchers are not beside the package"
+)
+
+
+def fail(kernel: FakeKernel, *failures: BaseException) -> tuple[int, str]:
+    """A program that fails, and again in each step of cleaning up: its exit code and stderr."""
+
+    def main(_arguments: Sequence[str], _host: Host) -> int:
+        def step(rest: Sequence[BaseException]) -> None:
+            try:
+                if len(rest) > 1:
+                    step(rest[:-1])
+            finally:
+                raise rest[-1]
+
+        step(failures)
+        return 0
+
+    return start.run(main, ["/usr/lib/qubes/usb-x", "a"], kernel), kernel.said()
+
+
+@pytest.mark.parametrize("kind", errors.UsbProxyError.__subclasses__())
+def test_a_failure_is_a_sentence_and_a_code(
+    kernel: FakeKernel, kind: type[errors.UsbProxyError]
+) -> None:
+    assert fail(kernel, kind("it broke")) == (kind.code, "usb-x: it broke\n")
+
+
+def test_what_failed_first_is_told_first_and_nothing_twice(kernel: FakeKernel) -> None:
+    failures = errors.PeerError("a"), OSError(5, "x"), errors.SystemLackError("b")
+    assert fail(kernel, *failures, errors.NoDeviceError("a")) == (
+        errors.ExitCode.PEER,
+        "usb-x: a; then: b\n",
+    )
+
+
+@pytest.mark.parametrize("failure", [ValueError("x\n\N{SNOWMAN}"), OSError(28, "full"), KeyError()])
+def test_a_defect_is_one_line_and_no_traceback(kernel: FakeKernel, failure: Exception) -> None:
+    code, said = fail(kernel, failure)
+    assert code == errors.ExitCode.INTERNAL
+    assert said.startswith(f"usb-x: internal error, please report it: {type(failure).__name__}(")
+    assert said.count("\n") == 1 and "Traceback" not in said and "test_start.py:" in said
+
+
+def test_a_defect_is_told_even_if_cleaning_up_fails(kernel: FakeKernel) -> None:
+    assert "internal error" in fail(kernel, ValueError("x"), errors.SystemLackError("b"))[1]
+
+
+def test_a_programs_name_is_one_of_a_list() -> None:
+    for name in start.PROGRAMS:
+        assert callable(start.load(name))
+    for name in ("", "usb_export", "../x", "start"):
+        assert start.start([name]) == errors.ExitCode.REQUEST
+
+
+@needs_programs
+@pytest.mark.parametrize(
+    "name", ["usb-attach", "usb-detach", "usb-export", "usb-import", "usb-reset"]
+)
+def test_the_launcher_starts_every_program(tmp_path: Path, name: str) -> None:
+    """Each refuses to run without what it needs to be told, before it touches anything."""
+    launcher = (ROOT / "programs/launch").read_text()
+    assert launcher.startswith("#!/usr/bin/python3 -IS\n") and INSTALLED in launcher
+    (tmp_path / "launch").write_text(launcher.replace(INSTALLED, str(ROOT)))
+    done = subprocess.run(
+        [sys.executable, "-IS", tmp_path / "launch", name],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (errors.ExitCode.REQUEST, "")
+    assert done.stderr.startswith(f"{name}: ") and done.stderr.count("\n") == 1
+
+
+@needs_programs
+@pytest.mark.parametrize("name", ["usb-export", "usb-import"])
+@pytest.mark.parametrize(
+    ("end", "code", "repairs"),
+    [("exit 0", 0, False), ("exit 6", 6, False), ("kill -9 $$", 137, True), ("kill $$", 143, True)],
+)
+def test_who_is_killed_is_cleaned_up_after(
+    tmp_path: Path, name: str, end: str, code: int, repairs: bool
+) -> None:
+    launch = tmp_path / "launch"
+    launch.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncase $1 in {name}) {end};; esac\n'
+    )
+    launch.chmod(0o755)
+    script = (ROOT / "programs" / name).read_text().replace(INSTALLED, str(tmp_path))
+    (tmp_path / name).write_text(script)
+    done = subprocess.run(["/bin/sh", tmp_path / name, "a b", ""], capture_output=True, check=False)
+    assert done.returncode == code
+    calls = [f"{name} a b ", "usb-repair"]
+    assert (tmp_path / "calls").read_text().splitlines() == calls[: 1 + repairs]
+
+
+@needs_programs
+def test_the_services_are_programs_that_exist() -> None:
+    for path in [*(ROOT / "qubes-rpc").glob("qubes.*"), *(ROOT / "programs").iterdir()]:
+        if path.suffix != ".config":
+            assert os.access(path, os.X_OK) and path.read_text().startswith("#!")
+            assert len(path.read_text().splitlines()) <= 12, "no logic outside of the package"

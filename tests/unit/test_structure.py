@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the sources promise about themselves: size, direction of imports, cheap starts."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import usb_proxy
+
+PACKAGE = Path(usb_proxy.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+LAYERS = (
+    {"errors", "kernel"},
+    {"idents", "handshake"},
+    {"host", "uevents"},
+    {"sysfs"},
+    {"usbip_host", "vhci", "qrexec", "qubesdb", "runstate"},
+    {"leftovers"},
+    {"commands"},
+    {"start"},
+)
+EXPENSIVE = {
+    *("argparse", "subprocess", "re", "json", "logging", "dataclasses", "typing", "socket"),
+    *(
+        "pathlib",
+        "contextlib",
+        "tempfile",
+        "asyncio",
+        "threading",
+        "inspect",
+        "shutil",
+        "datetime",
+        "enum",
+    ),
+}
+
+
+def layer(name: str) -> int:
+    """How far up a module of the package is."""
+    return next(height for height, names in enumerate(LAYERS) if name in names)
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The names of the package's modules that a module imports, also for its types alone."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("usb_proxy.")}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_modules_and_functions_are_small(source: Path) -> None:
+    text = source.read_text()
+    assert text.startswith("# SPDX-License-Identifier: GPL-2.0-or-later\n")
+    assert len(text.splitlines()) < 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno + 1 < 40, node.name
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_imports_point_down_only(source: Path) -> None:
+    name = source.relative_to(PACKAGE).with_suffix("").parts[0]
+    if name != "__init__":
+        for other in imported(ast.parse(source.read_text())):
+            assert layer(other) < layer(name), f"{source.stem} imports {other}"
+
+
+@pytest.mark.parametrize("name", ["usb-attach", "usb-import", "usb-export"])
+def test_a_start_imports_nothing_expensive(name: str) -> None:
+    code = (
+        f"import sys; before = set(sys.modules); sys.path.append({str(PACKAGE.parent)!r})\n"
+        f"from usb_proxy import start; start.load({name!r}); print(*(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True
+    )
+    modules = set(done.stdout.split())
+    assert "usb_proxy.commands." + name.replace("-", "_") in modules
+    assert len([m for m in modules if m.startswith("usb_proxy.commands.")]) == 1
+    assert not modules & EXPENSIVE

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The service that attaches: what it asks qrexec for, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy.errors import ExitCode
+
+from .processes import program, run, wait_for
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from .fake_kernel import FakeKernel
+
+CLIENT = "qrexec-client-vm"
+REQUEST = b"sys-usb 2-1\n"
+NUL, IN_USE, PEER = "\\0", "\\004", "\\006"
+"""Exit codes, as a report starts with one."""
+
+
+class Client:
+    """The stand-in for qrexec-client-vm: a shell script, whose `$5` is the FD for the report."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        self._kernel = kernel
+
+    def does(self, body: str) -> None:
+        """Make it do this."""
+        pid = self._kernel.tree / "pid"
+        self._kernel.command(CLIENT, f"echo $$ > {pid}.new; mv {pid}.new {pid}\n{body}")
+
+    def pid(self) -> int:
+        """Its process; 0 before there is one."""
+        path = self._kernel.tree / "pid"
+        return int(path.read_text()) if path.exists() else 0
+
+    def is_there(self) -> bool:
+        return self.pid() > 0 and os.path.exists(f"/proc/{self.pid()}/exe")
+
+
+@pytest.fixture
+def client(kernel: FakeKernel, peer: socket.socket) -> Iterator[Client]:
+    """A qube with ports, and a request from dom0."""
+    kernel.add_vhci()
+    peer.sendall(REQUEST)
+    client = Client(kernel)
+    yield client
+    if client.is_there():
+        os.killpg(client.pid(), signal.SIGKILL)
+
+
+def report(text: str) -> str:
+    """Shell code that writes to the report's pipe."""
+    return f"printf '{text}' > /proc/self/fd/$5"
+
+
+def test_success_is_told_and_the_call_stays(kernel: FakeKernel, client: Client) -> None:
+    """It is in a session of its own, and has nothing of its caller's stdin, stdout and stderr."""
+    fds = kernel.tree / "fds"
+    client.does(
+        f"""for fd in 0 1; do was="$was $(readlink /proc/$$/fd/$fd)"; done; echo "$was" > {fds}
+        {report(NUL)}; exec sleep 99"""
+    )
+    assert run(kernel, "usb-attach") == ExitCode.OK
+    record = "/run/qubes/usb-import-sys-usb-2-1.state"
+    [(*call, fd)] = kernel.calls(CLIENT)
+    assert call == ["sys-usb", "qubes.USB+2-1", "/usr/lib/qubes/usb-import", record]
+    assert fd.isdigit()
+    assert client.is_there()
+    assert os.getsid(client.pid()) == client.pid()
+    assert fds.read_text() == " /dev/null /dev/null\n"
+    assert (kernel.said(), kernel.locks()) == ("", [])
+    os.kill(client.pid(), signal.SIGKILL)
+    os.waitpid(client.pid(), 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        (
+            "exit 126",
+            6,
+            "dom0's policy does not let this qube call qubes.USB+2-1 in sys-usb; attach",
+        ),
+        ("exit 125", 6, "exit code 125"),
+        ("exit 0", 6, "exit code 0"),
+        ("kill -9 $$", 6, "exit code 137"),
+        ("echo no such device 2-1 >&2; exit 3", 6, "attached: sys-usb says: no such device 2-1"),
+        (f"{report(IN_USE + 'no port')}; exit 4", 4, "2-1 of sys-usb is not attached: no port"),
+        (f"echo a >&2; {report(IN_USE + 'no port')}", 4, "attached: no port; sys-usb says: a"),
+        (f"echo busy >&2; {report(PEER + 'closed')}", 6, "is not attached: sys-usb says: busy"),
+        (f"{report(PEER + 'x')}; exit 126", 6, "not attached: x"),
+        ("printf '\\033[2J\\377\\n\\0evil\\r\\n' >&2; exit 1", 6, "sys-usb says: [2J evil"),
+        ("head -c 3000 /dev/zero | tr '\\0' x >&2; exit 1", 6, "x" * 597 + "..."),
+        ("head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1", 6, "x" * 597 + "..."),
+        (f"{report(NUL + 'more')}; exit 1", 6, "not attached: more"),
+    ],
+)
+def test_a_failed_call_is_told_with_all_that_was_said(
+    kernel: FakeKernel, client: Client, body: str, code: int, said: str
+) -> None:
+    client.does(body)
+    assert run(kernel, "usb-attach") == code
+    line = kernel.said()
+    assert said in line
+    assert line.startswith("usb-attach: ") and line.count("\n") == 1
+    assert line.strip().isprintable() and line.isascii() and len(line) < 1500
+    assert not client.is_there()
+
+
+def test_a_call_that_hangs_is_ended_at_the_deadline(kernel: FakeKernel, client: Client) -> None:
+    kernel.haste = 500
+    client.does("exec sleep 99")
+    assert run(kernel, "usb-attach") == ExitCode.PEER
+    assert not client.is_there()
+    assert "2-1 of sys-usb is not attached: " in kernel.said()
+    assert "in time" in kernel.said()
+
+
+@pytest.mark.parametrize("early", ["", report(PEER + "failed")])
+def test_a_call_that_never_stops_talking_is_ended_at_the_deadline(
+    kernel: FakeKernel, client: Client, early: str
+) -> None:
+    kernel.haste = 50
+    client.does(f"{early}\nwhile :; do echo noise >&2; done")
+    assert run(kernel, "usb-attach") == ExitCode.PEER
+    assert not client.is_there()
+    assert "sys-usb says: noise noise noise" in kernel.said()
+
+
+def test_a_stop_signal_ends_the_call(kernel: FakeKernel, client: Client) -> None:
+    client.does("exec sleep 99")
+    with program(kernel, "usb-attach") as attach:
+        wait_for(client.is_there, "the call")
+        os.kill(attach.pid, signal.SIGTERM)
+        assert attach.code() == ExitCode.STOPPED
+    assert not client.is_there()
+    assert kernel.said() == "usb-attach: stopped by a signal before it was done\n"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "said"),
+    [
+        (b"", "has to be 'BACKEND DEVICE'"),
+        (b"\n", "has to be 'BACKEND DEVICE'"),
+        (b"2-1\n", "has to be 'BACKEND DEVICE'"),
+        (b"sys-usb 2-1 2-2\n", "has to be 'BACKEND DEVICE'"),
+        (b"../x 2-1\n", "'../x' is no name of a qube"),
+        (b"sys-usb ../2-1\n", "'../2-1' names no USB device"),
+        (b"sys-usb 2-1;reboot\n", "names no USB device"),
+        (b"sys-usb 2-1:1.0\n", "is one interface of a device"),
+        (b"--help 2-1\n", "is no name of a qube"),
+        (b"sys-usb 2-\xd9\xa1\n", "not ASCII"),
+        (b"x" * 300 + b" 2-1\n", "too long"),
+    ],
+)
+def test_a_bad_request_calls_nobody(
+    kernel: FakeKernel, peer: socket.socket, request_line: bytes, said: str
+) -> None:
+    kernel.command(CLIENT)
+    peer.sendall(request_line)
+    peer.close()
+    assert run(kernel, "usb-attach") == ExitCode.REQUEST
+    assert said in kernel.said() and kernel.said().count("\n") == 1
+    assert (kernel.calls(CLIENT), kernel.locks()) == ([], [])
+
+
+@pytest.mark.parametrize("lack", ["root", "qrexec", "driver"])
+def test_what_is_missing_is_told(kernel: FakeKernel, client: Client, lack: str) -> None:
+    if lack == "root":
+        kernel.privileged = False
+    if lack == "driver":
+        kernel.unload("vhci-hcd")
+        kernel.command("modprobe", "exit 1")
+    assert run(kernel, "usb-attach") == ExitCode.SYSTEM
+    assert {
+        "root": "this needs root",
+        "qrexec": "the command qrexec-client-vm is not installed",
+        "driver": "the kernel module vhci-hcd cannot be loaded (exit code 1)",
+    }[lack] in kernel.said()
+    assert kernel.locks() == []
+
+
+def test_the_driver_is_loaded_when_it_is_missing(kernel: FakeKernel, client: Client) -> None:
+    kernel.unload("vhci-hcd")
+    client.does("exit 126")
+    assert run(kernel, "usb-attach") == ExitCode.PEER
+    assert kernel.calls("modprobe") == [["vhci-hcd"]]
+
+
+def test_nothing_of_the_call_is_left_open(
+    kernel: FakeKernel, client: Client, peer: socket.socket
+) -> None:
+    client.does("exit 126")
+    run(kernel, "usb-attach")
+    before = os.listdir("/proc/self/fd")
+    peer.sendall(REQUEST)
+    run(kernel, "usb-attach")
+    assert os.listdir("/proc/self/fd") == before

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The exporter, from the service call to the device's return."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy.errors import ExitCode
+
+from .fake_machine import open_files, shut_down
+from .processes import Running, hold, leave, program, run, wait_for
+
+if TYPE_CHECKING:
+    from .fake_kernel import FakeKernel
+
+SERVICES = "run/qubes-service"
+
+
+@pytest.fixture(autouse=True)
+def called(kernel: FakeKernel, peer: socket.socket, agent: list[int]) -> list[int]:
+    """A call of the service in a qube with one device."""
+    kernel.plug("1-1.4", devnum="5")
+    return agent
+
+
+def assert_clean(kernel: FakeKernel, driver: str | None = "usb") -> None:
+    """Nothing of an export is left."""
+    assert kernel.driver("1-1.4") == driver
+    assert (kernel.published("1-1_4"), kernel.locks(), kernel.table()) == ({}, [], {})
+
+
+def refused(kernel: FakeKernel, code: int, said: str, argument: str = "1-1.4") -> None:
+    """Run the exporter, which fails with one sentence and leaves nothing."""
+    assert run(kernel, "usb-export", argument) == code
+    line = kernel.said()
+    assert line.startswith("usb-export: ") and line.count("\n") == 1
+    assert said in line
+    assert "Traceback" not in line
+
+
+@pytest.mark.parametrize("argument", ["1-1.4", "0x12ab.0x00cd", "0x12AB.0x00CD"])
+@pytest.mark.parametrize("frontend", ["work", "work-dm"])
+def test_a_device_is_exported_until_the_peer_closes(
+    kernel: FakeKernel, peer: socket.socket, agent: list[int], argument: str, frontend: str
+) -> None:
+    kernel.environment = {**kernel.environment, "QREXEC_REMOTE_DOMAIN": frontend}
+    exporter = Running(kernel, "usb-export", argument)
+    assert peer.recv(100) == b"131077 480\n"
+    expected = {"connected-to": "work", "x-pid": str(os.getpid())}
+    wait_for(lambda: kernel.published("1-1_4") == expected, "the publication")
+    assert agent == [signal.SIGUSR1]
+    assert kernel.calls("qubesdb-write")[0][-2:] == ["/qubes-usb-devices", ""]
+    assert (kernel.driver("1-1.4"), kernel.status("1-1.4")) == ("usbip-host", 2)
+    assert kernel.locks() == ["export-1-1.4.lock"]
+    assert exporter.is_running()
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+    assert kernel.calls("qubesdb-write")[1:] == [["/qubes-usb-devices", ""]]
+    assert_clean(kernel)
+    assert kernel.said() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_signal_ends_the_export_in_order(
+    kernel: FakeKernel, peer: socket.socket, number: int
+) -> None:
+    with program(kernel, "usb-export", "1-1.4") as exporter:
+        wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+        os.kill(exporter.pid, number)
+        assert exporter.code() == ExitCode.OK
+    assert peer.recv(100) == b"131077 480\n"
+    assert peer.recv(100) == b""
+    assert_clean(kernel)
+
+
+def test_an_unplugged_device_ends_the_export(kernel: FakeKernel, peer: socket.socket) -> None:
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+    kernel.unplug("1-1.4")
+    kernel.plug("1-1.4", "other")
+    assert exporter.code() == ExitCode.OK
+    assert_clean(kernel, "other")
+
+
+def test_a_device_is_kept_from_drivers_where_that_is_wished(
+    kernel: FakeKernel, peer: socket.socket
+) -> None:
+    (kernel.tree / SERVICES / "usb-proxy-keep-unbound").touch()
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    peer.recv(100)
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+    assert_clean(kernel, None)
+    assert (kernel.device("1-1.4") / "authorized").read_text() == "0\n"
+
+
+def test_a_device_that_another_exporter_has_is_refused(kernel: FakeKernel) -> None:
+    kernel.haste = 100
+    with hold(kernel, "export-1-1.4"):
+        refused(kernel, ExitCode.IN_USE, "USB device 1-1.4 is attached already; detach it first")
+        assert kernel.locks() == ["export-1-1.4.lock"]
+    assert kernel.written == []
+
+
+def test_a_device_that_another_program_has_is_refused(kernel: FakeKernel) -> None:
+    kernel.unplug("1-1.4")
+    (kernel.plug("1-1.4", "usbip-host") / "usbip_status").write_text("2\n")
+    refused(kernel, ExitCode.IN_USE, "another program has exported USB device 1-1.4")
+    assert (kernel.locks(), kernel.written) == ([], [])
+
+
+def test_a_device_of_a_killed_exporter_is_taken_over(
+    kernel: FakeKernel, peer: socket.socket
+) -> None:
+    with program(kernel, "usb-export", "1-1.4") as exporter:
+        wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+        exporter.kill()
+    assert (kernel.driver("1-1.4"), kernel.status("1-1.4")) == ("usbip-host", 2)
+    near, far = socket.socketpair()
+    with near, far:
+        kernel.link = near.fileno()
+        second = Running(kernel, "usb-export", "1-1.4")
+        assert far.recv(100) == b"131077 480\n"
+        own = {"connected-to": "work", "x-pid": str(os.getpid())}
+        wait_for(lambda: kernel.published("1-1_4") == own, "the publication")
+        shut_down(far)
+        assert second.code() == ExitCode.OK
+    assert_clean(kernel)
+
+
+def test_what_a_killed_exporter_left_is_repaired(kernel: FakeKernel) -> None:
+    with program(kernel, "usb-export", "1-1.4") as exporter:
+        wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+        exporter.kill()
+    assert run(kernel, "usb-repair") == ExitCode.OK
+    assert_clean(kernel)
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "said"),
+    [
+        ("2-1", ExitCode.NO_DEVICE, "no USB device 2-1 is plugged in"),
+        ("0x1111.0x2222", ExitCode.NO_DEVICE, "no USB device 0x1111.0x2222 is plugged in"),
+        ("", ExitCode.REQUEST, "names no USB device"),
+        ("../1-1.4", ExitCode.REQUEST, "names no USB device"),
+        ("1-1.4:1.0", ExitCode.REQUEST, "is one interface"),
+        ("usb2", ExitCode.REQUEST, "is a root hub"),
+        ("\N{ARABIC-INDIC DIGIT ONE}-1", ExitCode.REQUEST, "names no USB device"),
+        ("x" * 3000 + "\n\033", ExitCode.REQUEST, "x..."),
+    ],
+)
+def test_bad_arguments_are_refused(kernel: FakeKernel, argument: str, code: int, said: str) -> None:
+    refused(kernel, code, said, argument)
+    assert (kernel.written, kernel.locks()) == ([], [])
+
+
+def test_the_callers_side_is_checked(kernel: FakeKernel, agent: list[int]) -> None:
+    good = dict(kernel.environment)
+    for bad in ({"QREXEC_REMOTE_DOMAIN": "../x"}, {"QREXEC_AGENT_PID": "1"}):
+        kernel.environment = good | bad
+        assert run(kernel, "usb-export", "1-1.4") == ExitCode.REQUEST
+        assert_clean(kernel)
+    assert run(kernel, "usb-export") == run(kernel, "usb-export", "a", "b") == ExitCode.REQUEST
+    assert agent == []
+    kernel.privileged = False
+    assert run(kernel, "usb-export", "1-1.4") == ExitCode.SYSTEM
+    assert kernel.said().count("\n") == 5
+
+
+def test_a_peer_that_left_before_the_line_is_told_of(
+    kernel: FakeKernel, peer: socket.socket
+) -> None:
+    peer.close()
+    refused(kernel, ExitCode.PEER, "closed the connection")
+    assert_clean(kernel)
+
+
+@pytest.mark.parametrize(
+    ("broken", "body"), [("qubesdb-write", "echo no >&2; exit 1"), ("all", "")]
+)
+def test_without_qubesdb_nothing_is_exported(kernel: FakeKernel, broken: str, body: str) -> None:
+    if body:
+        kernel.command(broken, body)
+        said = "qubesdb-write failed (no), so dom0 cannot see what is attached; restart qubes-db"
+    else:
+        (kernel.tree / "usr/bin").rename(kernel.tree / "usr/none")
+        said = "the command qubesdb-write is not installed"
+    refused(kernel, ExitCode.SYSTEM, said)
+    assert_clean(kernel)
+
+
+def test_without_the_kernels_driver_nothing_is_exported(kernel: FakeKernel) -> None:
+    kernel.unload("usbip-host")
+    kernel.command("modprobe", "echo modprobe: FATAL >&2; exit 1")
+    refused(kernel, ExitCode.SYSTEM, "usbip-host cannot be loaded (modprobe: FATAL)")
+
+
+@pytest.mark.parametrize("step", ["match_busid", "bind", "usbip_sockfd"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_device_that_goes_is_told_of(
+    kernel: FakeKernel, peer: socket.socket, step: str, again: bool
+) -> None:
+    def go() -> None:
+        kernel.unplug("1-1.4")
+        if again:
+            kernel.plug("1-1.4", "other")
+
+    kernel.before[step] = go
+    refused(kernel, ExitCode.NO_DEVICE, "1-1.4 went away")
+    assert (kernel.locks(), kernel.published("1-1_4")) == ([], {})
+    assert not again or kernel.driver("1-1.4") == "other"
+
+
+def test_a_device_that_replaced_the_one_that_was_asked_for_is_not_exported(
+    kernel: FakeKernel,
+) -> None:
+    """It was found by its vendor and product before there was a lock."""
+    with hold(kernel, "export-1-1.4", release=True) as holder:
+        exporter = Running(kernel, "usb-export", "0x12ab.0x00cd")
+        path = str(kernel.tree / "run/qubes-usb-proxy/export-1-1.4.lock")
+        wait_for(lambda: path in open_files(), "the exporter to wait for the lock")
+        kernel.unplug("1-1.4")
+        kernel.plug("1-1.4", idVendor="dead")
+        os.kill(holder.pid, signal.SIGTERM)
+        assert exporter.code() == ExitCode.NO_DEVICE
+    assert "another USB device took the place of 0x12ab.0x00cd" in kernel.said()
+    assert_clean(kernel)
+
+
+# usbguard and resets.
+
+
+def test_usbguard_is_told_of_the_device(kernel: FakeKernel, peer: socket.socket) -> None:
+    kernel.command("usbguard")
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    peer.recv(100)
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+    assert kernel.calls("usbguard") == [["allow-device", 'via-port "1-1.4"']]
+
+
+@pytest.mark.parametrize("authorized", [True, False])
+def test_usbguard_that_fails_counts_only_if_the_device_stays_blocked(
+    kernel: FakeKernel, peer: socket.socket, authorized: bool
+) -> None:
+    kernel.command("usbguard", "echo IPC down >&2; exit 1")
+    if authorized:
+        exporter = Running(kernel, "usb-export", "1-1.4")
+        assert peer.recv(100)
+        peer.close()
+        assert exporter.code() == ExitCode.OK
+    else:
+        (kernel.device("1-1.4") / "authorized").write_text("0\n")
+        refused(
+            kernel, ExitCode.SYSTEM, "usbguard does not allow USB device 1-1.4 (IPC down); run:"
+        )
+    assert_clean(kernel)
+
+
+@pytest.mark.parametrize("wish", ["service", "property", None])
+def test_a_device_is_reset_where_that_is_wished(
+    kernel: FakeKernel, peer: socket.socket, wish: str | None
+) -> None:
+    """That the reset was tried shows in its failure: the node here is a plain file."""
+    if wish == "service":
+        (kernel.tree / SERVICES / "usb-reset-on-attach").touch()
+    if wish == "property":
+        (kernel.device("1-1.4") / "dev").write_text("189:4\n")
+        (kernel.tree / "run/udev/data/c189:4").write_text("E:QUBES_USB_RESET=1\n")
+    if wish:
+        refused(kernel, ExitCode.NO_DEVICE, "1-1.4 did not survive its reset")
+    else:
+        exporter = Running(kernel, "usb-export", "1-1.4")
+        assert peer.recv(100)
+        peer.close()
+        assert exporter.code() == ExitCode.OK
+    assert_clean(kernel)
+
+
+def test_a_lock_left_by_one_that_did_nothing_yet_is_no_hindrance(
+    kernel: FakeKernel, peer: socket.socket
+) -> None:
+    leave(kernel, "export-1-1.4", "1")
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    assert peer.recv(100)
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+    assert_clean(kernel)

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ports of the virtual controllers."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy import vhci
+from usb_proxy.errors import InUseError, PeerError, SystemLackError
+from usb_proxy.handshake import Offer
+from usb_proxy.kernel import PortState, UsbSpeed
+from usb_proxy.uevents import Uevents
+
+from .processes import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .fake_kernel import FakeKernel
+
+HIGH_SPEED = [0, 1, 2, 6, 7, 8]
+SUPER_SPEED = [3, 4, 5, 9, 10, 11]
+DEVID = 0x20005
+
+
+@pytest.fixture(autouse=True)
+def controllers(kernel: FakeKernel) -> None:
+    kernel.add_vhci(controllers=2, half=3)
+
+
+@pytest.fixture
+def events() -> Iterator[Uevents]:
+    with Uevents() as events:
+        yield events
+
+
+def plug(kernel: FakeKernel, events: Uevents, speed: int = UsbSpeed.HIGH) -> tuple[int, str]:
+    """Attach a device: its port's number and its path."""
+    port, path = vhci.attach(kernel, kernel.link, Offer(DEVID, speed), events)
+    return port.number, path
+
+
+def test_all_ports_of_all_controllers_are_seen(kernel: FakeKernel) -> None:
+    kernel.occupy(7, DEVID)
+    kernel.occupy(10, 0, PortState.NOT_ASSIGNED)
+    ports = list(vhci.ports(kernel))
+    assert [port.number for port in ports] == list(range(12))
+    assert [port.number for port in ports if port.half == "ss"] == SUPER_SPEED
+    assert {p.number: p.state for p in ports if p.state != PortState.FREE} == {7: 6, 10: 5}
+    assert ports[7].devid == DEVID
+    assert [vhci.device_path(kernel, port) for port in (ports[0], ports[5], ports[7])] == [
+        "/devices/platform/vhci_hcd.0/usb10/10-1",
+        "/devices/platform/vhci_hcd.0/usb11/11-3",
+        "/devices/platform/vhci_hcd.1/usb12/12-2",
+    ]
+
+
+def test_without_the_driver_or_its_hubs_a_sentence_is_said(kernel: FakeKernel) -> None:
+    port = next(vhci.ports(kernel))
+    port.controller = 5
+    with pytest.raises(SystemLackError, match=r"vhci_hcd.5 has no root hub for hs"):
+        vhci.device_path(kernel, port)
+    kernel.unload("vhci-hcd")
+    assert vhci.find(kernel, 0) is None
+    with pytest.raises(SystemLackError, match="vhci-hcd is not loaded"):
+        list(vhci.ports(kernel))
+
+
+@pytest.mark.parametrize("speed", range(UsbSpeed.LOW, UsbSpeed.SUPER_PLUS + 1))
+def test_the_half_follows_the_speed(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents, speed: int
+) -> None:
+    expected = SUPER_SPEED if speed >= UsbSpeed.SUPER else HIGH_SPEED
+    assert [plug(kernel, events, speed)[0] for _ in expected] == expected
+    half = "SuperSpeed" if speed >= UsbSpeed.SUPER else "high-speed"
+    with pytest.raises(InUseError, match=f"all 6 {half} USB ports of this qube are in use; detach"):
+        plug(kernel, events, speed)
+
+
+def test_a_port_has_the_device_that_was_offered(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    number, path = plug(kernel, events)
+    assert kernel.exists(f"/sys{path}")
+    assert (kernel.slots[number].devid, kernel.slots[number].speed) == (DEVID, UsbSpeed.HIGH)
+    peer.close()
+    wait_for(lambda: not kernel.used(), "the end")
+    assert vhci.await_removal(kernel, path, kernel.now())
+
+
+def test_a_port_whose_last_device_is_still_leaving_is_left_out(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    kernel.slots[0].folder.mkdir()
+    assert plug(kernel, events)[0] == 1
+
+
+def test_a_port_that_becomes_ready_is_waited_for(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    slots = [kernel.slots[number] for number in HIGH_SPEED]
+    for slot in slots:
+        slot.folder.mkdir()
+
+    def leave() -> None:
+        slots[3].folder.rmdir()
+        kernel.announce()
+
+    leaving = threading.Timer(0.02, leave)
+    leaving.start()
+    assert plug(kernel, events)[0] == slots[3].number
+    leaving.join()
+
+
+def test_no_port_that_is_ready_is_no_port(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    kernel.haste = 500
+    for number in HIGH_SPEED:
+        kernel.slots[number].folder.mkdir()
+    with pytest.raises(InUseError):
+        plug(kernel, events)
+
+
+def test_a_port_that_another_takes_first_is_passed_over(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    kernel.before["attach"] = lambda: kernel.occupy(0)
+    number, path = plug(kernel, events)
+    assert (number, path[-4:]) == (1, "10-2")
+    assert kernel.used() == [0, 1]
+
+
+def test_an_old_kernel_gets_the_speed_that_it_knows(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    kernel.fastest = UsbSpeed.SUPER
+    number, _ = plug(kernel, events, UsbSpeed.SUPER_PLUS)
+    assert kernel.slots[number].speed == UsbSpeed.SUPER
+    assert len(kernel.written) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.EACCES, SystemLackError, "only root may attach"),
+        (errno.EPERM, SystemLackError, "root"),
+        (errno.EINVAL, PeerError, "refused the device 0x20005 at port 0: Invalid argument"),
+    ],
+)
+def test_what_the_kernel_refuses_is_told_in_a_sentence(
+    kernel: FakeKernel,
+    peer: socket.socket,
+    events: Uevents,
+    *,
+    number: int,
+    kind: type[Exception],
+    said: str,
+) -> None:
+    kernel.refuse["attach"] = number
+    with pytest.raises(kind, match=said):
+        plug(kernel, events)
+
+
+@pytest.mark.parametrize(
+    ("state", "shown", "devid", "is_found"),
+    [
+        (PortState.FREE, 0, None, False),
+        (PortState.USED, DEVID, None, True),
+        (PortState.USED, DEVID, DEVID, True),
+        (PortState.USED, DEVID + 1, DEVID, False),
+        (PortState.NOT_ASSIGNED, 0, DEVID, True),
+        (PortState.ERROR, 0, DEVID, True),
+    ],
+)
+def test_a_port_is_found_by_its_number_and_device(
+    kernel: FakeKernel, state: int, shown: int, devid: int | None, is_found: bool
+) -> None:
+    kernel.occupy(4, shown, state)
+    found = vhci.find(kernel, 4, devid)
+    assert (found is not None and found.number == 4) == is_found
+    assert vhci.find(kernel, 99, devid) is None
+
+
+def test_a_device_is_detached_and_one_that_left_already_is_no_failure(kernel: FakeKernel) -> None:
+    kernel.occupy(4, DEVID)
+    port = vhci.find(kernel, 4)
+    assert port is not None
+    path = vhci.device_path(kernel, port)
+    assert not vhci.await_removal(kernel, path, kernel.now() + 0.02)
+    vhci.detach(kernel, port)
+    assert not kernel.used()
+    assert vhci.await_removal(kernel, path, kernel.now())
+    vhci.detach(kernel, port)
+    kernel.refuse["detach"] = errno.EACCES
+    with pytest.raises(SystemLackError, match="did not detach port 4: Permission denied"):
+        vhci.detach(kernel, port)
