@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The lab for the tests, and what has to hold after each of them."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,8 @@ class Qubes:
 
 @pytest.fixture(scope="session")
 def running_lab() -> Iterator[Qubes]:
-    with Lab(PACKAGES, progress=print) as lab:
+    """The lab with Debian 12, or the release that LAB_SUITE names."""
+    with Lab(PACKAGES, os.environ.get("LAB_SUITE", "bookworm"), print) as lab:
         yield Qubes(lab)
 
 

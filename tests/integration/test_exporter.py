@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the exporter refuses, and what it does on request."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from .conftest import Qubes, guest_hash
@@ -219,12 +221,52 @@ def test_not_attached(qubes: Qubes, stick: str) -> None:
     assert f"USB device {stick} is not attached to any qube" in done.stderr.decode()
 
 
-def test_usbguard_is_asked(qubes: Qubes, stick: str) -> None:
-    log, command = "/run/usbguard.log", "/usr/bin/usbguard"
-    qubes.backend.write(command, f'#!/bin/sh\nprintf "<%s>" "$@" >> {log}\n', 0o755)
+USBGUARD = """RuleFile=/run/usbguard/rules
+ImplicitPolicyTarget=block
+PresentDevicePolicy=keep
+PresentControllerPolicy=keep
+InsertedDevicePolicy=apply-policy
+IPCAllowedUsers=root
+"""
+
+
+@pytest.fixture
+def usbguard(qubes: Qubes) -> Iterator[None]:
+    """The real usbguard in sys-usb, which blocks whatever is plugged in from now on."""
+    run = qubes.backend.run
+    run(
+        "install -d -m 700 /run/usbguard /var/log/usbguard && install -m 600 /dev/null"
+        " /run/usbguard/rules && ln -s /opt/usbguard /usr/bin/usbguard"
+    )
+    qubes.backend.write("/run/usbguard/conf", USBGUARD, 0o600)
+    run("usbguard-daemon -f -c /run/usbguard/conf")
+    qubes.backend.wait_for("usbguard list-devices")
+    yield
+    run("pkill usbguard-daemon; rm -r /usr/bin/usbguard /run/usbguard")
+    run("for bus in /sys/bus/usb/devices/usb*; do echo 1 > $bus/authorized_default; done")
+
+
+@pytest.mark.usefixtures("usbguard")
+def test_usbguard_blocks_until_the_device_is_attached(qubes: Qubes) -> None:
+    qubes.backend.plug_storage("stick", 1 << 20)
+    stick = qubes.bus_id("idProduct=0001")
+    authorized = f"cat /sys/bus/usb/devices/{stick}/authorized"
+    assert qubes.backend.run(authorized).text == "0"
+    assert qubes.attach(stick).code == 0
+    qubes.frontend.wait_for("test -b /dev/sda")
+    assert qubes.take_back(stick).code == 0
+
+
+def test_usbguard_that_does_not_answer(qubes: Qubes, stick: str) -> None:
+    """Without a daemon a device that is authorized all the same can be attached, no other."""
+    qubes.backend.run("ln -s /opt/usbguard /usr/bin/usbguard")
     try:
         assert qubes.attach(stick).code == 0
+        assert qubes.take_back(stick).code == 0
+        qubes.backend.run(f"echo 0 > /sys/bus/usb/devices/{stick}/authorized")
+        done = qubes.attach(stick)
+        assert f"usbguard does not allow USB device {stick}" in done.stderr.decode()
+        assert qubes.driver(stick) == "usb"
+        assert qubes.backend.run(f"cat /sys/bus/usb/devices/{stick}/authorized").text == "0"
     finally:
-        qubes.backend.run(f"rm {command}")
-    assert qubes.backend.read(log).decode() == f'<allow-device><via-port "{stick}">'
-    assert qubes.take_back(stick).code == 0
+        qubes.backend.run("rm /usr/bin/usbguard")

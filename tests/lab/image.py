@@ -19,7 +19,7 @@ from .errors import LabError
 HERE = Path(__file__).resolve().parent
 PACKAGES = (
     "udev", "kmod", "python3", "procps", "util-linux", "iproute2", "hostname",
-    "strace", "usbutils", "alsa-utils", "inotify-tools", "dosfstools",
+    "strace", "usbutils", "alsa-utils", "inotify-tools", "dosfstools", "usbguard",
 )
 # Packages of the platform that ours may depend on: empty ones, for whoever needs them.
 STUBS = ("qubes-core-agent", "qubes-core-agent-qrexec", "qubes-core-qrexec", "qubesdb-vm")
