@@ -7,7 +7,7 @@ import os
 import select
 import time
 
-from usb_proxy.errors import StoppedError, SystemLackError, reason
+from usb_proxy.errors import StoppedError, SystemLackError, printable, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,13 +83,7 @@ class Host:
                 return f"{self.root}{folder}/{name}"
         return None
 
-    def start(
-        self,
-        command: Sequence[str],
-        errors: int,
-        environment: Mapping[str, str] | None = None,
-        new_session: bool = False,
-    ) -> int:
+    def start(self, command: Sequence[str], errors: int, new_session: bool = False) -> int:
         """Start a command with nothing on stdin and stdout and `errors` as stderr; gives its pid.
 
         SystemLackError when it is not installed. SIGPIPE stays ignored in it, as Python has it:
@@ -110,7 +104,7 @@ class Host:
             return os.posix_spawn(
                 path,
                 list(command),
-                {"PATH": ":".join(COMMAND_PATH), **(environment or {})},
+                {"PATH": ":".join(COMMAND_PATH)},
                 file_actions=actions,
                 setsigmask=[],
                 setsid=new_session,
@@ -139,6 +133,18 @@ class Host:
                 return code, b""
         finally:
             os.close(ours)
+
+    def load_module(self, module: str, appears: str) -> None:
+        """Make a kernel driver available, whose sysfs folder is `appears`; or SystemLackError."""
+        if self.exists(appears):
+            return
+        code, untrusted_errors = self.run(["modprobe", module])
+        if code or not self.exists(appears):
+            said = printable(untrusted_errors) or f"exit code {code}"
+            raise SystemLackError(
+                f"the kernel module {module} cannot be loaded ({said}); "
+                "use a kernel with USB/IP, or install the package with its extra modules"
+            )
 
     def reap(self, pid: int, deadline: float) -> int | None:
         """Wait for a child's end: its exit code, or None when it had to be killed at `deadline`."""

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from usb_proxy import qubesdb, runstate, usbip_host, vhci
-from usb_proxy.errors import NoDeviceError, SystemLackError
+from usb_proxy.errors import NoDeviceError, SystemLackError, UsbProxyError
 from usb_proxy.idents import BusId
 from usb_proxy.sysfs import UsbDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from usb_proxy.host import Host
 
 KEEP_UNBOUND = "/run/qubes-service/usb-proxy-keep-unbound"
@@ -18,14 +20,18 @@ KEEP_UNBOUND = "/run/qubes-service/usb-proxy-keep-unbound"
 REMOVAL_SECONDS = 15.0
 """A device that leaves while the kernel enumerates it holds its hub for 5 s."""
 
-
 END_SECONDS = 30.0
 """How long a process may take to end its attachment: above all its own waits for the kernel."""
 
 
-def require_end(host: Host, holder: int, deadline: float) -> None:
-    """Sleep until a process that was told to end has ended; SystemLackError if it does not."""
-    if not runstate.await_end(host, holder, deadline):
+def require_end(host: Host, holders: Iterable[int]) -> None:
+    """Sleep until processes that were told to end have ended, given as pidfds.
+
+    SystemLackError if one has not after `END_SECONDS`.
+    """
+    deadline = host.now() + END_SECONDS
+    ended = [runstate.await_end(host, holder, deadline) for holder in holders]
+    if not all(ended):
         raise SystemLackError(
             "the process that holds the device does not end, so the kernel keeps it; "
             "restart this qube"
@@ -67,6 +73,7 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
             )
     had_record = host.exists(runstate.record_path(attachment))
     runstate.remove_record(host, attachment)
+    lock.note("")
     return port is not None or had_record
 
 
@@ -83,24 +90,36 @@ def _is_of_another(host: Host, attachment: str, note: str) -> bool:
 
 
 def repair(host: Host) -> None:
-    """Clean up after every exporter and importer of this qube that has died."""
+    """Clean up after every exporter and importer of this qube that has died.
+
+    What fails keeps nothing else from being cleaned up; the first failure is raised at the end.
+    """
+    failures = []
     for name in runstate.lock_names(host):
         lock = runstate.Lock(host, name)
         if not lock.acquire(0):
             continue
-        with lock:
-            # Without a note it had done nothing yet.
-            if lock.leftover and name.startswith(runstate.EXPORT):
-                end_export(host, BusId(name.removeprefix(runstate.EXPORT)))
-            elif lock.leftover:
-                remove_import(host, name.removeprefix(runstate.IMPORT), lock)
+        try:
+            with lock:
+                # Without a note it had done nothing yet.
+                if lock.leftover and name.startswith(runstate.EXPORT):
+                    end_export(host, BusId(name.removeprefix(runstate.EXPORT)), lock)
+                elif lock.leftover:
+                    remove_import(host, name.removeprefix(runstate.IMPORT), lock)
+        except UsbProxyError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
-def end_export(host: Host, bus_id: BusId) -> None:
-    """Unpublish a device and give it back, as its exporter would; its lock must be held."""
-    qubesdb.unpublish(host, bus_id)
+def end_export(host: Host, bus_id: BusId, lock: runstate.Lock) -> None:
+    """Unpublish a device and give it back, as its exporter would; `lock` is its lock, held."""
     try:
-        with UsbDevice(host, bus_id) as device:
-            give_back(host, device)
-    except NoDeviceError:
-        pass  # Unplugged: there is nothing to give back.
+        qubesdb.unpublish(host, bus_id)
+    finally:
+        try:
+            with UsbDevice(host, bus_id) as device:
+                give_back(host, device)
+        except NoDeviceError:
+            pass  # Unplugged: there is nothing to give back.
+    lock.note("")

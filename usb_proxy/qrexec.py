@@ -79,10 +79,12 @@ class Link:
     """The stream socket that qrexec calls stdin, kept besides the kernel's use of it.
 
     A duplicate neither delays nor prevents the end of the connection, and shows it.
+    `is_handed_over` is set by whoever gives the socket to the kernel.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.is_handed_over = False
         try:
             self._socket = _socket.socket(fileno=os.dup(host.link))
             is_stream = self._socket.type == _socket.SOCK_STREAM

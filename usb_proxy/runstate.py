@@ -39,7 +39,7 @@ class Lock:
     """A lock of one name, a context manager once it is acquired.
 
     It ends with the process whatever ends that, and no child inherits it (fcntl(2), POSIX locks).
-    `leftover` is what the last holder noted, if it ended without releasing the lock.
+    `leftover` is what the last holder noted, if it died or could not clean up.
     """
 
     def __init__(self, host: Host, name: str) -> None:
@@ -52,8 +52,9 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the lock up, and its file with it."""
-        os.unlink(self._path)
+        """Give the lock up, and its file with it unless it still has a note."""
+        if os.fstat(self._fd).st_size == 0:
+            os.unlink(self._path)
         self._close()
 
     def acquire(self, seconds: float) -> bool:
@@ -75,7 +76,7 @@ class Lock:
                     await_end(self._host, holder, deadline)
 
     def note(self, text: str) -> None:
-        """Note for whoever comes after an untimely end what there is to clean up."""
+        """Note for whoever comes later what there is to clean up; nothing, once that is done."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text.encode("ascii"), 0)
 

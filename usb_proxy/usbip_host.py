@@ -10,7 +10,6 @@ from usb_proxy.errors import (
     InUseError,
     NoDeviceError,
     SystemLackError,
-    printable,
     reason,
 )
 from usb_proxy.kernel import STUB_AVAILABLE
@@ -22,24 +21,6 @@ if TYPE_CHECKING:
 
 NAME = "usbip-host"
 DRIVER = f"/sys/bus/usb/drivers/{NAME}"
-
-
-def load_module(host: Host, module: str, appears: str) -> None:
-    """Make a kernel driver available, whose sysfs folder is `appears`; SystemLackError if not."""
-    if host.exists(appears):
-        return
-    code, untrusted_errors = host.run(["modprobe", module])
-    if code or not host.exists(appears):
-        said = printable(untrusted_errors) or f"exit code {code}"
-        raise SystemLackError(
-            f"the kernel module {module} cannot be loaded ({said}); "
-            "use a kernel with USB/IP, or install the package with its extra modules"
-        )
-
-
-def load(host: Host) -> None:
-    """Make usbip-host available; SystemLackError when this kernel has none."""
-    load_module(host, NAME, DRIVER)
 
 
 def is_held(device: UsbDevice) -> bool:

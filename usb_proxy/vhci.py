@@ -12,7 +12,7 @@ from usb_proxy.uevents import Uevents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from usb_proxy.handshake import Offer
     from usb_proxy.host import Host
@@ -70,11 +70,14 @@ def device_path(host: Host, port: Port) -> str:
     raise SystemLackError(f"controller vhci_hcd.{port.controller} has no root hub for {port.half}")
 
 
-def attach(host: Host, fd: int, offer: Offer, events: Uevents) -> tuple[Port, str]:
+def attach(
+    host: Host, fd: int, offer: Offer, events: Uevents, before: Callable[[Port], None]
+) -> tuple[Port, str]:
     """Plug the device behind the stream socket `fd` into a free port; gives port and DEVPATH.
 
-    The kernel keeps the socket. InUseError when no port is free, PeerError when it refuses the
-    offer. `events` must be listening already.
+    The kernel keeps the socket. `events` must be listening already; `before` is called with each
+    port that is going to be tried. InUseError when no port is free, PeerError when the kernel
+    refuses the offer.
     """
     half = "ss" if offer.speed >= UsbSpeed.SUPER else "hs"
     deadline = host.now() + READY_SECONDS
@@ -87,6 +90,7 @@ def attach(host: Host, fd: int, offer: Offer, events: Uevents) -> tuple[Port, st
             # and one that is plugged into its place meanwhile comes late or never.
             if host.exists(f"/sys{path}") and f"remove@{path}" not in removed:
                 continue
+            before(port)
             if _try_attach(host, port, fd, offer):
                 return port, path
         if not free or not host.wait({events.fileno(): select.POLLIN}, deadline):

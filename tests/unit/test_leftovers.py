@@ -11,7 +11,7 @@ import pytest
 from usb_proxy import leftovers
 from usb_proxy.errors import SystemLackError
 from usb_proxy.idents import BusId
-from usb_proxy.runstate import Lock, import_lock, write_record
+from usb_proxy.runstate import Lock, export_lock, import_lock, write_record
 
 from .processes import Child, hold, leave
 
@@ -75,6 +75,14 @@ def test_repair_of_a_clean_machine_changes_nothing(kernel: FakeKernel) -> None:
     assert (kernel.written, kernel.locks(), kernel.calls("qubesdb-write")) == ([], [], [])
 
 
+def end_export(kernel: FakeKernel, bus_id: str) -> None:
+    """What is done for a dead exporter, its lock held."""
+    lock = export_lock(kernel, BusId(bus_id))
+    assert lock.acquire(0)
+    with lock:
+        leftovers.end_export(kernel, BusId(bus_id), lock)
+
+
 @pytest.mark.parametrize("is_plugged", [False, True])
 @pytest.mark.parametrize("keeps", [False, True])
 def test_an_export_ends_with_or_without_its_device(
@@ -85,7 +93,8 @@ def test_an_export_ends_with_or_without_its_device(
         (kernel.tree / "run/qubes-service/usb-proxy-keep-unbound").touch()
     if not is_plugged:
         kernel.unplug("2-1")
-    leftovers.end_export(kernel, BusId("2-1"))
+    end_export(kernel, "2-1")
+    assert kernel.locks() == []
     assert kernel.published("2-1") == {}
     assert kernel.calls("qubesdb-write")[-1] == ["/qubes-usb-devices", ""]
     if is_plugged:
@@ -97,7 +106,7 @@ def test_another_device_that_was_plugged_in_since_is_left_alone(kernel: FakeKern
     export(kernel, "2-1")
     kernel.unplug("2-1")
     kernel.plug("2-1", "other")
-    leftovers.end_export(kernel, BusId("2-1"))
+    end_export(kernel, "2-1")
     assert kernel.driver("2-1") == "other"
 
 
@@ -137,10 +146,14 @@ def test_leftovers_are_removed_without_the_drivers(kernel: FakeKernel) -> None:
 
 
 def test_a_process_that_does_not_end_is_told_of(kernel: FakeKernel) -> None:
-    with hold(kernel, "export-2-1") as holder:
-        handle = os.pidfd_open(holder.pid)
+    kernel.haste = 100
+    with hold(kernel, "export-2-1") as holder, hold(kernel, "export-2-2") as other:
+        handles = [os.pidfd_open(process.pid) for process in (holder, other)]
         with pytest.raises(SystemLackError, match="does not end, so the kernel keeps it"):
-            leftovers.require_end(kernel, handle, kernel.now() + 0.02)
+            leftovers.require_end(kernel, handles)
+    for handle in handles:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(handle)
 
 
 def test_a_port_that_a_living_importer_has_now_is_not_taken_from_it(kernel: FakeKernel) -> None:

@@ -52,11 +52,21 @@ def test_a_released_lock_leaves_nothing(kernel: FakeKernel) -> None:
         with lock:
             assert not lock.leftover
             lock.note("something")
+            lock.note("")
         assert kernel.locks() == []
 
 
+def test_what_could_not_be_cleaned_up_stays_noted(kernel: FakeKernel) -> None:
+    lock = Lock(kernel, NAME)
+    assert lock.acquire(0)
+    with lock:
+        lock.note("something")
+    assert lock.acquire(0)
+    assert lock.leftover == "something"
+
+
 def test_a_lock_is_waited_for_until_its_holder_ends(kernel: FakeKernel) -> None:
-    with hold(kernel, NAME, "a note", release=True) as holder:
+    with hold(kernel, NAME, release=True) as holder:
         os.kill(holder.pid, signal.SIGTERM)
         lock = Lock(kernel, NAME)
         assert lock.acquire(10)
@@ -73,6 +83,7 @@ def test_what_a_killed_holder_noted_is_found(kernel: FakeKernel) -> None:
     assert lock.acquire(0)
     with lock:
         assert lock.leftover == "port 1"
+        lock.note("")
     assert lock.acquire(0)
     with lock:
         assert not lock.leftover
@@ -143,6 +154,7 @@ def test_many_holders_never_overlap(kernel: FakeKernel) -> None:
             with lock:
                 os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
                 lock.note(f"turn {turn}")
+                lock.note("")
                 mark.unlink()
 
     children = [Child(body) for _ in range(4)]

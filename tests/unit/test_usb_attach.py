@@ -116,7 +116,7 @@ def test_a_failed_call_is_told_with_all_that_was_said(
 
 
 def test_a_call_that_hangs_is_ended_at_the_deadline(kernel: FakeKernel, client: Client) -> None:
-    kernel.haste = 500
+    kernel.haste = 50
     client.does("exec sleep 99")
     assert run(kernel, "usb-attach") == ExitCode.PEER
     assert not client.is_there()

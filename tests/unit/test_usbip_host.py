@@ -217,9 +217,9 @@ def test_what_the_kernel_refuses_is_told_in_a_sentence(
 
 
 def test_the_module_is_loaded_when_it_is_missing(kernel: FakeKernel) -> None:
-    usbip_host.load(kernel)
+    kernel.load_module(usbip_host.NAME, usbip_host.DRIVER)
     kernel.unload("usbip-host")
-    usbip_host.load(kernel)
+    kernel.load_module(usbip_host.NAME, usbip_host.DRIVER)
     assert kernel.calls("modprobe") == [["usbip-host"]]
     assert kernel.exists(usbip_host.DRIVER)
 
@@ -236,4 +236,4 @@ def test_a_missing_module_is_told_of(kernel: FakeKernel, body: str, said: str) -
     kernel.unload("usbip-host")
     kernel.command("modprobe", body)
     with pytest.raises(SystemLackError, match=rf"usbip-host cannot be loaded \({said}\); use"):
-        usbip_host.load(kernel)
+        kernel.load_module(usbip_host.NAME, usbip_host.DRIVER)

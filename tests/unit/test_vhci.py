@@ -41,7 +41,7 @@ def events() -> Iterator[Uevents]:
 
 def plug(kernel: FakeKernel, events: Uevents, speed: int = UsbSpeed.HIGH) -> tuple[int, str]:
     """Attach a device: its port's number and its path."""
-    port, path = vhci.attach(kernel, kernel.link, Offer(DEVID, speed), events)
+    port, path = vhci.attach(kernel, kernel.link, Offer(DEVID, speed), events, lambda _: None)
     return port.number, path
 
 
@@ -120,7 +120,7 @@ def test_a_port_that_becomes_ready_is_waited_for(
 def test_no_port_that_is_ready_is_no_port(
     kernel: FakeKernel, peer: socket.socket, events: Uevents
 ) -> None:
-    kernel.haste = 500
+    kernel.haste = 50
     for number in HIGH_SPEED:
         kernel.slots[number].folder.mkdir()
     with pytest.raises(InUseError):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import select
 
-from usb_proxy import qrexec, runstate, usbip_host, vhci
+from usb_proxy import qrexec, runstate, vhci
 from usb_proxy.errors import (
     ExitCode,
     PeerError,
@@ -42,7 +42,7 @@ def main(_arguments: Sequence[str], host: Host) -> int:
     backend = DomainName.parse(untrusted_fields[0])
     target = parse_target(untrusted_fields[1])
     qrexec.require_root(host)
-    usbip_host.load_module(host, vhci.MODULE, vhci.DRIVER)
+    host.load_module(vhci.MODULE, vhci.DRIVER)
     _call(host, backend, target)
     return 0
 

@@ -54,7 +54,7 @@ def _take_back(host: Host, bus_id: BusId) -> None:
     if lock.acquire(0):
         with lock:
             if lock.leftover or _is_held(host, bus_id):
-                leftovers.end_export(host, bus_id)
+                leftovers.end_export(host, bus_id, lock)
                 found = True
     if not found:
         raise NotAttachedError(f"USB device {bus_id} is not attached to any qube")
@@ -73,5 +73,5 @@ def _stop(host: Host, lock: runstate.Lock) -> bool:
     holder = lock.stop_holder()
     if holder is None:
         return False
-    leftovers.require_end(host, holder, host.now() + leftovers.END_SECONDS)
+    leftovers.require_end(host, [holder])
     return True

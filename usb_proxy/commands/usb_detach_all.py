@@ -16,10 +16,9 @@ def main(_arguments: Sequence[str], host: Host) -> int:
     """Return once nothing is attached to or from this qube."""
     qrexec.require_root(host)
     locks = [runstate.Lock(host, name) for name in runstate.lock_names(host)]
-    holders = [lock.stop_holder() for lock in locks]
-    deadline = host.now() + leftovers.END_SECONDS
-    for holder in holders:
-        if holder is not None:
-            leftovers.require_end(host, holder, deadline)
-    leftovers.repair(host)
+    holders = [holder for lock in locks if (holder := lock.stop_holder()) is not None]
+    try:
+        leftovers.require_end(host, holders)
+    finally:
+        leftovers.repair(host)
     return 0

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str], host: Host) -> int:
     frontend = qrexec.remote_domain(host)
     qrexec.require_root(host)
     link = qrexec.Link(host)
-    usbip_host.load(host)
+    host.load_module(usbip_host.NAME, usbip_host.DRIVER)
     bus_id = sysfs.find(host, target)
     lock = runstate.export_lock(host, bus_id)
     if not lock.acquire(LOCK_SECONDS):
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str], host: Host) -> int:
         try:
             _export(host, device, frontend, link)
         finally:
-            leftovers.give_back(host, device)
+            _end(host, device, link)
+            lock.note("")
     return 0
 
 
@@ -69,14 +70,20 @@ def _export(host: Host, device: UsbDevice, frontend: DomainName, link: qrexec.Li
     _allow_in_usbguard(host, device)
     link.send(handshake.encode(device.devid(), device.attribute("speed")))
     usbip_host.hand_over(device, host.link)
+    link.is_handed_over = True
+    qubesdb.publish(host, device.bus_id, frontend)
+    link.await_end()
+
+
+def _end(host: Host, device: UsbDevice, link: qrexec.Link) -> None:
+    """End the connection if it is there, and give the device back; dom0 is told at once."""
     try:
-        qubesdb.publish(host, device.bus_id, frontend)
-        link.await_end()
-    finally:
-        try:
+        if link.is_handed_over:
             qubesdb.unpublish(host, device.bus_id)
-        finally:
+    finally:
+        if link.is_handed_over:
             link.end(host.now() + RESET_SECONDS)
+        leftovers.give_back(host, device)
 
 
 def _allow_in_usbguard(host: Host, device: UsbDevice) -> None:

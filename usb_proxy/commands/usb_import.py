@@ -86,17 +86,23 @@ def _import(
     """Attach, report, and return when the device has gone from this qube."""
     offer = handshake.decode(link.read_line(host.now() + LINE_SECONDS, report.fd))
     link.use_both_ways()
+
+    def note(port: Port) -> None:
+        lock.note(leftovers.note_of_import(port.number, offer.devid))
+
     with Uevents() as events:
-        port, path = vhci.attach(host, host.link, offer, events)
+        place: tuple[Port, str] | None = None
         try:
-            lock.note(leftovers.note_of_import(port.number, offer.devid))
-            runstate.write_record(host, attachment, port.number)
-            _await_device(host, events, path, link, report)
+            place = vhci.attach(host, host.link, offer, events, note)
+            runstate.write_record(host, attachment, place[0].number)
+            _await_device(host, events, place[1], link, report)
             events.close()
             report.send(bytes([ExitCode.OK]))
             link.await_end()
         finally:
-            _unplug(host, attachment, port, path, link)
+            if place is not None:
+                _unplug(host, attachment, *place, link)
+            lock.note("")
 
 
 def _await_device(
