@@ -27,7 +27,10 @@ IMPORTER = "/usr/lib/qubes/usb-import"
 ATTACH_SECONDS = 75.0
 """More than the importer's own deadlines together, so that it is the one to tell why."""
 
-END_SECONDS = 5.0
+SAY_SECONDS = 5.0
+END_SECONDS = 1.0
+"""For a call that is of no use any more; the processes behind it clean up by themselves."""
+
 OUTPUT_LIMIT = 4096
 
 ATTACHED = bytes([ExitCode.OK])
@@ -92,8 +95,9 @@ def _listen(host: Host, report: int, errors: int) -> tuple[bytes, bytes]:
             untrusted[fd] = (untrusted[fd] + untrusted_part)[:OUTPUT_LIMIT]
             if not untrusted_part:
                 del waits[fd]
-                # What the backend has to say comes when it has cleaned up.
-                deadline = min(deadline, host.now() + END_SECONDS)
+        if untrusted[report] or report not in waits:
+            # It has failed. What the backend has to say may come until it has cleaned up.
+            deadline = min(deadline, host.now() + SAY_SECONDS)
     return untrusted[report], untrusted[errors]
 
 
