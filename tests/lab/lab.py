@@ -49,6 +49,7 @@ class Lab:
             self.backend = Guest(BACKEND, boot, folder, self._router, self._smp)
             self.frontend = Guest(FRONTEND, boot, folder, self._router, self._smp)
             start = time.monotonic()
+            self._boot = boot
             for guest in (self.backend, self.frontend):
                 cleanup.callback(guest.kill)
                 guest.start()
@@ -61,6 +62,14 @@ class Lab:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._cleanup.close()
+
+    def start_frontend(self, name: str) -> Guest:
+        """Start one more qube without USB controllers."""
+        guest = Guest(name, self._boot, self.folder, self._router, self._smp)
+        self._cleanup.callback(guest.kill)
+        guest.start()
+        guest.wait_ready(START_SECONDS)
+        return guest
 
     def call(self, guest: Guest, service: str, stdin: bytes = b"", timeout: float = 60,
              user: str = "root") -> Completed:

@@ -9,7 +9,8 @@ import pytest
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "README.md").read_text()
-SENTENCES = re.findall(r"^\| (.+?) \|", README.partition("## Troubleshooting")[2], re.MULTILINE)[2:]
+ROWS = re.findall(r"^\| (.+?) \|", README.partition("## Troubleshooting")[2], re.MULTILINE)
+SENTENCES = [row for row in ROWS if row not in ("sentence", "---")]
 
 
 def told() -> list[str]:

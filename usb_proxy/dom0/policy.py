@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rules that allow a frontend its one call: there while dom0's own call runs, and no longer.
+
+`qrexec/policy/parser.py` of qubes-core-qrexec reads `*.policy` of this folder and of
+`/etc/qubes/policy.d` sorted by name, skips hidden files, and refuses *every* call of the machine
+if a name has another character than `a-z0-9_.-`, or a line is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from usb_proxy.dom0.qubesd import QubesException
+from usb_proxy.errors import reason
+from usb_proxy.idents import BusId, DomainName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN_POLICY = Path("/run/qubes/policy.d")
+"""RUNTIME_POLICY_PATH of qubes-core-qrexec: gone after a reboot."""
+
+FILE_NAME = "32-usb-proxy-attach.policy"
+"""After the user's 30-user.policy, before 35-compat.policy and this project's denying defaults."""
+
+_HEADER = "# Written by qubesd while USB devices are being attached. Changes are lost.\n"
+
+
+class CallRules:
+    """The one file, shared by all attaches that run at the same time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE_NAME
+        self._temporary = folder / f".{FILE_NAME}.new"
+        self._rules: Counter[str] = Counter()
+
+    @contextmanager
+    def allowing(self, frontend: DomainName, backend: DomainName, port: BusId) -> Iterator[None]:
+        """Let `frontend` call qubes.USB for one device as long as the block runs."""
+        rule = f"qubes.USB +{port} {frontend} {backend} allow user=root\n"
+        self._rules[rule] += 1
+        try:
+            self._write()
+            yield
+        finally:
+            self._rules[rule] -= 1
+            self._rules += Counter()  # drops what nobody needs any more
+            try:
+                self._write()
+            except QubesException:
+                self._remove()  # the other calls may fail, but nothing stays allowed
+                raise
+
+    def clear(self) -> None:
+        """Remove what a qubesd that was killed left behind."""
+        self._rules.clear()
+        self._remove()
+
+    def _write(self) -> None:
+        if not self._rules:
+            self._remove()
+            return
+        try:
+            self._temporary.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(self._temporary, flags, 0o640), "w", encoding="ascii") as file:
+                file.write(_HEADER + "".join(sorted(self._rules)))
+            self._temporary.replace(self._file)
+        except OSError as error:
+            raise QubesException(
+                f"the rule that allows the call cannot be written to {self._file}: {reason(error)}"
+            ) from error
+
+    def _remove(self) -> None:
+        for path in (self._file, self._temporary):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise QubesException(f"{path} cannot be removed: {reason(error)}") from error

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""dom0's calls to the services in the qubes, and what the user reads when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+from subprocess import DEVNULL, CalledProcessError
+from typing import TYPE_CHECKING
+
+from usb_proxy.dom0.qubesd import QubesException
+from usb_proxy.errors import ExitCode, RequestError, printable
+from usb_proxy.idents import STUB_DOMAIN_SUFFIX, BusId, DomainName
+
+if TYPE_CHECKING:
+    from usb_proxy.dom0.policy import CallRules
+    from usb_proxy.dom0.qubesd import Qube
+
+ATTACH_SECONDS = 90.0
+"""More than all deadlines of qubes.USBAttach together, so that it is the one to tell why."""
+
+DETACH_SECONDS = 60.0
+
+REFUSED = 126
+"""qrexec's exit code for a call that was not allowed; 127 is a service that is not there."""
+NOT_INSTALLED = 127
+
+_HOPELESS = frozenset({REFUSED, NOT_INSTALLED, ExitCode.REQUEST})
+
+
+class ServiceError(QubesException):
+    """A service failed; `hopeless` if it will fail in the same way when it is called again."""
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
+
+
+def has_stub_domain(vm: Qube) -> bool:
+    """Whether USB devices of a qube go to its stub domain, which has a qrexec agent of its own."""
+    return vm.virt_mode == "hvm" and bool(vm.features.check_with_template("stubdom-qrexec", False))
+
+
+async def attach(vm: Qube, backend: Qube, port: str, rules: CallRules) -> None:
+    """Return when the device can be used in `vm`; ServiceError with the reason if it cannot."""
+    stubdom = has_stub_domain(vm)
+    try:
+        bus_id = BusId.parse(port)
+        source = DomainName.parse(vm.name + STUB_DOMAIN_SUFFIX if stubdom else vm.name)
+        target = DomainName.parse(backend.name)
+    except RequestError as error:
+        raise ServiceError(str(error), hopeless=True) from error
+    with rules.allowing(source, target, bus_id):
+        await _call(vm, "qubes.USBAttach", f"{target} {bus_id}", ATTACH_SECONDS, stubdom)
+
+
+async def detach(vm: Qube, backend: Qube, port: str) -> None:
+    """Return when the backend has the device back, or at least `vm` has it no more.
+
+    The backend is asked first, since it answers when the device is free again for others.
+    """
+    try:
+        await _call(backend, "qubes.USBDetach", port, DETACH_SECONDS)
+    except QubesException as error:
+        try:
+            request = f"{backend.name} {port}"
+            await _call(vm, "qubes.USBDetach", request, DETACH_SECONDS, has_stub_domain(vm))
+        except QubesException:
+            raise error from None
+
+
+async def _call(
+    vm: Qube, service: str, request: str, seconds: float, stubdom: bool = False
+) -> None:
+    """Run a service (QubesVM.run_service_for_stdio in qubes/vm/qubesvm.py)."""
+    options: dict[str, object] = {"stubdom": True} if stubdom else {}  # AdminVM's has none
+    try:
+        async with asyncio.timeout(seconds):
+            await vm.run_service_for_stdio(
+                service, user="root", input=f"{request}\n".encode(), stdout=DEVNULL, **options
+            )
+    except CalledProcessError as error:
+        raise _failure(vm.name, service, error.returncode, error.stderr) from error
+    except TimeoutError as error:
+        raise ServiceError(
+            f"{service} in {vm.name} gave no answer for {seconds:.0f} seconds"
+        ) from error
+    except OSError as error:
+        raise ServiceError(f"{service} in {vm.name} cannot be called: {error}") from error
+
+
+def _failure(name: str, service: str, code: int, untrusted_errors: bytes | None) -> ServiceError:
+    said = printable(untrusted_errors or b"")
+    if code == NOT_INSTALLED:
+        message = (
+            f"qubes-usb-proxy is not installed in {name}; "
+            f"install it there or in its template, and restart {name}"
+        )
+    elif code == REFUSED:
+        message = f"the call of {service} in {name} was refused" + (f": {said}" if said else "")
+    elif said:
+        message = f"{name}: {said}"
+    else:
+        message = f"{service} in {name} failed with exit code {code} and gave no reason"
+    return ServiceError(message, hopeless=code in _HOPELESS)
