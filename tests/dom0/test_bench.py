@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""That the benchmark runs; what it measures is nobody's test."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench import dom0
+
+
+def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = tmp_path / "usb.ids"
+    ids.write_text("1050  Yubico\n\t0407  YubiKey\n\nC 00  end\n")
+    assert dom0.main(["", str(ids)]) == 0
+    assert "listing 100 devices" in capsys.readouterr().out
