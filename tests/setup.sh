@@ -1,7 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Install those of the named packages that are missing, on Debian 12 or 13; silent if none is.
+# Install those of the named packages that are missing, on Debian 12 or 13;
+# silent if none is. Elsewhere that is left to whoever calls this.
 set -eu
+command -v dpkg-query >/dev/null || exit 0
 missing=
 for package; do
     status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=

@@ -19,7 +19,7 @@ from .errors import LabError
 HERE = Path(__file__).resolve().parent
 PACKAGES = (
     "udev", "kmod", "python3", "procps", "util-linux", "iproute2", "hostname",
-    "strace", "usbutils", "alsa-utils", "inotify-tools", "dosfstools", "usbguard",
+    "strace", "usbutils", "alsa-utils", "inotify-tools", "dosfstools", "usbguard", "sudo",
 )
 # Packages of the platform that ours may depend on: empty ones, for whoever needs them.
 STUBS = ("qubes-core-agent", "qubes-core-agent-qrexec", "qubes-core-qrexec", "qubesdb-vm")
@@ -190,21 +190,19 @@ def _install_guest(root: Path) -> None:
 
 
 def _install_package(root: Path, debs: Path) -> None:
-    """Install the package by the users' command, from a repository that holds `debs`."""
+    """Install the package by the users' command, from the repository that we make of `debs`."""
     repository = root / "var/lib/lab-repository"
-    shutil.copytree(debs, repository / "debs")
-    (repository / "stubs").mkdir()
+    stubs = repository / "stubs"
+    stubs.mkdir(parents=True)
     for name in STUBS:
-        _stub(repository / "stubs", name)
-    for folder in repository.iterdir():
-        if not (folder / "Packages").exists():
-            index = run("apt-ftparchive", "packages", ".", cwd=str(folder))
-            (folder / "Packages").write_text(index)
-    sources = repository / "sources.list"
-    sources.write_text("".join(
-        f"deb [trusted=yes] file:/var/lib/lab-repository/{name} ./\n" for name in ("debs", "stubs")
-    ))
-    options = ("-q", "-o", "Dir::Etc::SourceList=/var/lib/lab-repository/sources.list",
+        _stub(stubs, name)
+    (stubs / "Packages").write_text(run("apt-ftparchive", "packages", ".", cwd=str(stubs)))
+    run("make", "-C", HERE.parents[1], "apt-repo", f"DIST={debs.resolve()}", f"REPO={repository}",
+        f"GNUPG={repository}/gnupg", "URL=file:/var/lib/lab-repository")
+    shutil.copy(repository / "qubes-usb-proxy.asc", root / "etc/apt/keyrings")
+    with (repository / "qubes-usb-proxy.list").open("a") as sources:
+        sources.write("deb [trusted=yes] file:/var/lib/lab-repository/stubs ./\n")
+    options = ("-q", "-o", "Dir::Etc::SourceList=/var/lib/lab-repository/qubes-usb-proxy.list",
                "-o", "Dir::Etc::SourceParts=-", "-o", "APT::Sandbox::User=root")
     run("chroot", root, "apt-get", *options, "update")
     run("chroot", root, "apt-get", *options, "install", "-y", "--no-install-recommends", PACKAGE)

@@ -20,8 +20,10 @@ def passes(*command: str) -> None:
 
 def source_files() -> list[Path]:
     """What is ours: no build results, no caches."""
-    folders = ["debian", "programs", "qubes-rpc", "tests", "udev", "usb_proxy", ".ci"]
-    found = [TOP / "Makefile"]
+    folders = [".ci", "archlinux", "debian", "man", "policy", "polkit", "programs", "qubes-rpc"]
+    folders += ["rpm_spec", "sudoers", "tests", "udev", "usb_proxy"]
+    files = [".qubesbuilder", "MANIFEST.in", "Makefile", "setup.py", "stdeb.cfg"]
+    found = [TOP / name for name in files]
     for folder in folders:
         found += [path for path in (TOP / folder).rglob("*") if path.is_file()]
     return [path for path in found if "__pycache__" not in path.parts]
@@ -30,7 +32,7 @@ def source_files() -> list[Path]:
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "usb_proxy", "tests"],
+        ["ruff", "check", "setup.py", "usb_proxy", "tests"],
         ["mypy", "--cache-dir=build/mypy", "usb_proxy"],
         ["mypy", "--cache-dir=build/mypy", "tests"],
     ],

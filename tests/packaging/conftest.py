@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The packages are built once, in a copy of the sources."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .machine import TOP, need, run
+from .manifest import Manifest, of_folder
+
+NOT_SOURCES = shutil.ignore_patterns(
+    "build", "dist", ".git", ".*_cache", ".hypothesis", "__pycache__"
+)
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources."""
+    need("make", "dpkg-buildpackage", "rpmbuild", "makepkg", "unshare")
+    folder = tmp_path_factory.mktemp("sources")
+    shutil.copytree(TOP, folder / "tree", ignore=NOT_SOURCES, symlinks=True)
+    return folder / "tree"
+
+
+@pytest.fixture(scope="session")
+def dist(tree: Path) -> Path:
+    """The folder with all packages, and the repositories of them."""
+    run("make", "packages", folder=tree)
+    run("make", "repo", folder=tree)
+    return tree / "dist"
+
+
+@pytest.fixture(scope="session")
+def packages(dist: Path) -> dict[str, Path]:
+    """Each package, by its format."""
+    patterns = {
+        "deb": "qubes-usb-proxy_*.deb", "dom0-deb": "qubes-usb-proxy-dom0_*.deb",
+        "rpm": "qubes-usb-proxy-[0-9]*.rpm", "dom0-rpm": "qubes-usb-proxy-dom0-*.rpm",
+        "arch": "*.pkg.tar.zst",
+    }
+    found = {}
+    for form, pattern in patterns.items():
+        (found[form],) = dist.glob(pattern)
+    return found
+
+
+@pytest.fixture(scope="session")
+def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifest]:
+    """What `make install-vm` and `make install-dom0` write from the unpacked tarball."""
+    folder = tmp_path_factory.mktemp("installed")
+    (tarball,) = dist.glob("*.tar.gz")
+    run("tar", "-C", folder, "-xf", tarball)
+    (sources,) = folder.iterdir()
+    manifests = {}
+    for side in ("vm", "dom0"):
+        run("make", f"install-{side}", f"DESTDIR={folder}/{side}", folder=sources)
+        manifests[side] = of_folder(folder / side)
+    return manifests
+
+

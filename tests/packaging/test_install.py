@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Installed by the users' commands: programs start, and removal leaves nothing."""
+
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
+from .machine import Root, attempt, copy_of, need, run
+
+PRIVATE = "usr/lib/qubes-usb-proxy"
+PATHS_OF_4_3 = [
+    "/etc/qubes-rpc/qubes.USB", "/etc/qubes-rpc/qubes.USBAttach", "/etc/qubes-rpc/qubes.USBDetach",
+    "/etc/qubes/rpc-config/qubes.USB", "/usr/lib/qubes/usb-detach-all", "/usr/lib/qubes/usb-export",
+    "/usr/lib/qubes/usb-import", "/usr/lib/qubes/usb-reset",
+    "/usr/lib/udev/rules.d/80-qubes-usb-reset.rules",
+]
+FOLDERS_OF_THE_PLATFORM = ["/etc/qubes", "/etc/qubes/policy.d", "/usr/share/licenses"]
+LINK = "etc/qubes/suspend-pre.d/usb-detach-all.sh"
+# Without arguments, qrexec and devices: the exit code of each program.
+PROGRAMS = {
+    "/usr/lib/qubes/usb-export": 2, "/usr/lib/qubes/usb-import": 2, "/usr/lib/qubes/usb-reset": 2,
+    "/usr/lib/qubes/usb-detach-all": 0, f"/{LINK}": 0, "/etc/qubes-rpc/qubes.USB": 2,
+    "/etc/qubes-rpc/qubes.USBAttach": 2, "/etc/qubes-rpc/qubes.USBDetach": 2,
+}
+
+
+def check_installed(root: Root) -> None:
+    """Programs start and say one sentence, byte code is used, snippets are in order."""
+    for program, code in PROGRAMS.items():
+        done = root.attempt(program)
+        assert done.returncode == code, (program, done)
+        assert len(done.stderr.splitlines()) == (1 if code else 0), (program, done)
+        assert not re.search("Traceback|internal error|not found", done.stderr)
+    told = root.attempt("/usr/bin/python3", "-ISv", f"/{PRIVATE}/launch", "usb-reset").stderr
+    loaded = re.findall(rf"code object from '?/{PRIVATE}/(\S+?)'?$", told, re.MULTILINE)
+    assert len(loaded) > 5
+    assert [name for name in loaded if not name.endswith(".pyc")] == []
+    assert "# wrote" not in told
+    for source in (root.folder / PRIVATE).rglob("*.py"):
+        code_file = source.parent / f"__pycache__/{source.stem}.cpython-311.pyc"
+        stamp = int.from_bytes(code_file.read_bytes()[8:12], "little")
+        assert stamp == int(source.stat().st_mtime), source
+    if (root.folder / "usr/sbin/visudo").exists():
+        root.run("visudo", "-c")
+
+
+def check_removed(root: Root, before: set[str]) -> None:
+    after = root.paths()
+    assert after - before == set()
+    assert before - after == set()
+
+
+def stub_deb(folder: Path, name: str, version: str) -> Path:
+    """A package of the platform, or today's with stubs at its paths."""
+    tree = folder / name
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <t@localhost>\n"
+        "Description: stub\n"
+    )
+    if name == "qubes-usb-proxy":
+        stub_files(tree)
+        (tree / "DEBIAN/conffiles").write_text(
+            "".join(f"{path}\n" for path in PATHS_OF_4_3 if path.startswith("/etc"))
+        )
+    run("dpkg-deb", "--build", "--root-owner-group", tree, folder)
+    return folder / f"{name}_{version}_all.deb"
+
+
+def stub_files(tree: Path) -> None:
+    for path in PATHS_OF_4_3:
+        file = tree / path[1:]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("stub of 4.3.6\n")
+        file.chmod(0o755)
+    (tree / LINK).parent.mkdir(parents=True)
+    (tree / LINK).symlink_to("/usr/lib/qubes/usb-detach-all")
+
+
+def add_repository(root: Root, dist: Path) -> None:
+    """What the README tells a user of apt: the key, the list, and an update."""
+    repository = root.folder / "srv/repo"
+    shutil.copytree(dist / "repo", repository)
+    shutil.copy(repository / "qubes-usb-proxy.asc", root.folder / "etc/apt/keyrings")
+    line = (repository / "qubes-usb-proxy.list").read_text()
+    sources = root.folder / "etc/apt/sources.list.d/qubes-usb-proxy.list"
+    sources.write_text(line.replace(f"file://{dist}/repo", "file:///srv/repo"))
+    root.run("apt-get", "-q", "update", "-o", "Dir::Etc::SourceList=/dev/null", "--no-list-cleanup")
+
+
+def test_apt_install_into_a_clean_debian(dist: Path, tmp_path: Path) -> None:
+    root = copy_of("clean", tmp_path)
+    add_repository(root, dist)
+    said = root.run("apt-get", "install", "-y", "--no-install-recommends", "qubes-usb-proxy")
+    assert "cannot be authenticated" not in said
+    check_installed(root)
+    for name in ("qubes-core-dom0", "hwdata"):
+        root.run("dpkg", "-i", f"/srv/{stub_deb(root.folder / 'srv', name, '4.3.0').name}")
+    root.run("apt-get", "install", "-y", "qubes-usb-proxy-dom0")
+    check_dom0(root)
+    root.run("apt-get", "purge", "-y", "qubes-usb-proxy-dom0")
+    assert not list(root.folder.glob("usr/lib/python3/dist-packages/*usb*proxy*"))
+    check_installed(root)
+
+
+ENTRY_POINTS = """
+from importlib.metadata import entry_points
+for group in ("qubes.ext", "qubes.devices"):
+    for point in entry_points(group=group):
+        print(group, point.name, point.value)
+import usb_proxy.errors, usb_proxy.idents, usb_proxy.dom0
+print(usb_proxy.dom0.__file__)
+"""
+
+
+def check_dom0(root: Root) -> None:
+    """The extension is found by its entry points, and its code by Python."""
+    lines = root.run("python3", "-v", "-c", ENTRY_POINTS).splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["qubes.ext", "qubes.devices"]
+    assert lines[1].split()[1] == "usb"
+    assert lines[2].startswith("/usr/lib/python3")
+
+
+def test_apt_refuses_a_changed_repository(dist: Path, tmp_path: Path) -> None:
+    root = copy_of("clean", tmp_path)
+    add_repository(root, dist)
+    packages = root.folder / "srv/repo/apt/Packages"
+    packages.write_text(packages.read_text().replace("Version: 4", "Version: 5"))
+    for kept in (root.folder / "var/lib/apt/lists").glob("*srv_repo*"):
+        kept.unlink()
+    done = root.attempt("apt-get", "update", "-o", "Dir::Etc::SourceList=/dev/null",
+                        "--no-list-cleanup")
+    assert "Hash Sum mismatch" in done.stderr or "unexpected size" in done.stderr
+
+
+def test_apt_upgrade_remove_purge(dist: Path, tmp_path: Path) -> None:
+    root = copy_of("full", tmp_path)
+    old = stub_deb(tmp_path, "qubes-usb-proxy", "4.3.6")
+    add_repository(root, dist)
+    shutil.copy(old, root.folder / "srv")
+    before = root.paths()
+    root.run("dpkg", "-i", f"/srv/{old.name}")
+    config = root.folder / "etc/qubes/rpc-config/qubes.USB"
+    changed = root.folder / "etc/qubes-rpc/qubes.USBDetach"
+    changed.write_text(f"#!/bin/sh\n# a user's own\nexec /{PRIVATE}/launch usb-detach\n")
+    root.run("apt-get", "install", "-y", "--no-install-recommends", "-o",
+             "Dpkg::Options::=--force-confold", "qubes-usb-proxy")
+    assert config.read_text() == "force-user='root'\n", "an untouched file is upgraded"
+    assert "a user's own" in changed.read_text(), "a user's file stays"
+    check_installed(root)
+    root.run("apt-get", "remove", "-y", "qubes-usb-proxy")
+    left = root.paths() - before
+    assert {path for path in left if not path.startswith("etc/")} == set()
+    root.run("apt-get", "purge", "-y", "qubes-usb-proxy")
+    check_removed(root, before)
+
+
+SPEC = """
+Name: {name}
+Version: 4.3.6
+Release: 1
+Summary: stub
+License: none
+BuildArch: noarch
+{provides}
+%description
+stub
+%files
+{files}
+"""
+
+
+def stub_rpm(folder: Path, name: str, tree: Path, files: list[str], provides: str = "") -> None:
+    spec = folder / f"{name}.spec"
+    spec.write_text(SPEC.format(name=name, provides=provides, files="\n".join(files)))
+    run("rpmbuild", "-bb", "--nodeps", "--quiet", f"--define=_topdir {folder}", "--buildroot", tree,
+        spec)
+
+
+def test_dnf(dist: Path, tmp_path: Path) -> None:
+    """Beside Debian's own files, which are what the stubs claim to provide."""
+    need("dnf", "createrepo_c", "rpmbuild")
+    root = copy_of("full", tmp_path)
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for folder in FOLDERS_OF_THE_PLATFORM:
+        (stubs / f"platform{folder}").mkdir(parents=True, exist_ok=True)
+    stub_rpm(stubs, "platform", stubs / "platform", [f"%dir {x}" for x in FOLDERS_OF_THE_PLATFORM],
+             "Provides: /bin/sh /usr/bin/python3 kmod hwdata qubes-core-dom0 python3 = 3.11")
+    stub_files(stubs / "tree")
+    stub_rpm(stubs, "qubes-usb-proxy", stubs / "tree", [*PATHS_OF_4_3, f"/{LINK}"])
+    run("createrepo_c", "--quiet", stubs / "RPMS")
+    shutil.copytree(dist / "repo", tmp_path / "repo")
+    file = tmp_path / "repo/qubes-usb-proxy.repo"
+    file.write_text(file.read_text().replace(str(dist), str(tmp_path)))
+    (tmp_path / "repo/stubs.repo").write_text(textwrap.dedent(f"""
+        [stubs]
+        name=stubs
+        baseurl=file://{stubs}/RPMS
+        gpgcheck=0
+    """))
+
+    def dnf(*command: str) -> None:
+        said = run("dnf", "-y", f"--installroot={root.folder}", "--releasever=1",
+                   f"--setopt=reposdir={tmp_path}/repo", f"--setopt=cachedir={tmp_path}/cache",
+                   "--setopt=install_weak_deps=False", *command)
+        assert not re.search("scriptlet|warning|error", said, re.IGNORECASE), said
+
+    before = root.paths()
+    dnf("install", "platform", "qubes-usb-proxy-4.3.6")
+    dnf("upgrade", "qubes-usb-proxy")
+    assert "4.4" in run("rpm", f"--root={root.folder}", "-q", "qubes-usb-proxy")
+    check_installed(root)
+    run("rpm", f"--root={root.folder}", "-V", "--nodeps", "qubes-usb-proxy")
+    dnf("install", "qubes-usb-proxy-dom0")
+    check_dom0(root)
+    dnf("remove", "qubes-usb-proxy", "qubes-usb-proxy-dom0", "platform")
+    for keys in tmp_path.glob("cache/*/pubring"):
+        run("gpgconf", "--homedir", keys, "--kill", "gpg-agent")  # dnf leaves it running
+    check_removed(root, before)
+
+
+def test_pacman(packages: dict[str, Path], tmp_path: Path) -> None:
+    need("pacman")
+    root = copy_of("full", tmp_path)
+    config = tmp_path / "pacman.conf"
+    config.write_text(f"[options]\nDBPath = {tmp_path}\nArchitecture = x86_64\n"
+                      "SigLevel = Never\nLogFile = /dev/null\n")
+    for folder in ("local", "sync", "old"):
+        (tmp_path / folder).mkdir()
+    stub_files(tmp_path / "old")
+    (tmp_path / "old/etc/qubes/rpc-config/qubes.USB").write_text("force-user='root'\n")
+    (tmp_path / "old/.PKGINFO").write_text(
+        "pkgname = qubes-usb-proxy\npkgver = 4.3.6-1\narch = any\nsize = 1\nbuilddate = 1\n"
+    )
+    old = tmp_path / "old.pkg.tar.gz"
+    run("bsdtar", "-czf", old, "--uid=0", "--gid=0", ".PKGINFO", "etc", "usr",
+        folder=tmp_path / "old")
+    options = ["--config", str(config), "--root", str(root.folder), "--noconfirm"]
+    before = root.paths()
+    run("pacman", *options, "-Udd", old)
+    said = run("pacman", *options, "-Udd", packages["arch"])
+    assert "pacnew" not in said, said
+    assert "differ" not in said.replace("/etc/sudoers.d/", ""), said
+    check_installed(root)
+    run("pacman", *options, "-Rdd", "qubes-usb-proxy")
+    check_removed(root, before)
+
+
+def test_from_the_tarball(dist: Path, tmp_path: Path) -> None:
+    """`sudo make install-vm`, twice, also where a umask is strict."""
+    root = copy_of("full", tmp_path)
+    (tarball,) = dist.glob("*.tar.gz")
+    run("tar", "-C", root.folder / "srv", "-xf", tarball)
+    before = root.paths()
+    make = "umask 077; cd /srv/*/ && make --silent"
+    for _ in range(2):
+        root.run("sh", "-c", f"{make} install-vm")
+        check_installed(root)
+    assert attempt("find", root.folder / PRIVATE, "-not", "-perm", "-044").stdout == ""
+    root.run("sh", "-c", f"{make} uninstall-vm")
+    shutil.rmtree(next((root.folder / "srv").iterdir()) / "build")
+    check_removed(root, before)
