@@ -210,9 +210,13 @@ $(PYTHON): tests/requirements.txt
 	$(PYTHON) -m pip install --quiet --requirement tests/requirements.txt
 	@touch $@
 
+bench: $(PYTHON) ## what the extension costs qubesd
+	@tests/setup.sh hwdata
+	$(PYTHON) -m tests.bench.dom0
+
 clean: ## remove what was built
 	rm -rf build dist
 
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
-	arch dom0-deb repo apt-repo dnf-repo demo check check-quick check-packages check-lab clean
+	arch dom0-deb repo apt-repo dnf-repo demo check check-quick check-packages check-lab bench clean
