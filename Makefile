@@ -30,6 +30,7 @@ CHECK_TOOLS := $(LAB_TOOLS) $(PACKAGE_TOOLS) python3-venv shellcheck devscripts 
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 TEST := -m pytest -p no:cacheprovider
 PYTHON := build/venv/bin/python
+VENV := build/venv/ready
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -193,24 +194,24 @@ demo: ## carry a USB stick from one virtual machine to another, and back
 
 check: check-quick check-packages check-lab ## all tests, in the lab too
 
-check-quick: $(PYTHON) ## the tests that need no guest
+check-quick: $(VENV) ## the tests that need no guest
 	$(PYTHON) $(TEST) tests/unit tests/dom0 tests/static
 
-check-packages: $(PYTHON) ## the tests of all packages: as root, for their installation
-	@tests/setup.sh $(CHECK_TOOLS)
+check-packages: $(VENV) ## the tests of all packages: as root, for their installation
+	@tests/setup.sh $(sort $(CHECK_TOOLS))
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/packaging
 
-check-lab: $(PYTHON) deb ## the tests in the lab
+check-lab: $(VENV) deb ## the tests in the lab
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/lab tests/integration
 
-$(PYTHON): tests/requirements.txt
-	@tests/setup.sh $(CHECK_TOOLS)
+$(VENV): tests/requirements.txt
+	@tests/setup.sh $(sort $(CHECK_TOOLS))
 	rm -rf build/venv
 	/usr/bin/python3 -m venv build/venv
 	$(PYTHON) -m pip install --quiet --requirement tests/requirements.txt
 	@touch $@
 
-bench: $(PYTHON) ## what the extension costs qubesd
+bench: $(VENV) ## what the extension costs qubesd
 	@tests/setup.sh hwdata
 	$(PYTHON) -m tests.bench.dom0
 
