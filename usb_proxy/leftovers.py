@@ -53,16 +53,17 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
 
     `lock` is its lock, held.
     """
-    port = None
+    number: int | None
+    devid: int | None = None
     if lock.leftover:
-        number, _, devid = lock.leftover.partition(" ")
-        # Two backends may number their devices alike, so a living importer's word counts first.
-        if not _is_of_another(host, attachment, lock.leftover):
-            port = vhci.find(host, int(number), int(devid))
+        number, devid = _parse_note(lock.leftover)
     else:
-        number_of_other = runstate.read_record(host, attachment)
-        if number_of_other is not None:
-            port = vhci.find(host, number_of_other)
+        number = runstate.read_record(host, attachment)
+    port = None
+    # A record may be old, and two backends may number their devices alike: so a living importer's
+    # word about a port counts first.
+    if number is not None and not _is_of_another(host, attachment, number):
+        port = vhci.find(host, number, devid)
     if port is not None:
         path = vhci.device_path(host, port)
         vhci.detach(host, port)
@@ -77,14 +78,19 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
     return port is not None or had_record
 
 
-def _is_of_another(host: Host, attachment: str, note: str) -> bool:
-    """Whether a living importer of another attachment has noted the port of this note."""
-    port = note.partition(" ")[0]
+def _parse_note(note: str) -> tuple[int, int]:
+    """The port and the devid of what `note_of_import` gave."""
+    number, devid = note.split(" ")
+    return int(number), int(devid)
+
+
+def _is_of_another(host: Host, attachment: str, number: int) -> bool:
+    """Whether a living importer of another attachment has noted this port."""
     for name in runstate.lock_names(host, runstate.IMPORT):
         # Our own is held, and looking at it would give it up (fcntl(2)).
         if name != runstate.IMPORT + attachment:
-            theirs = runstate.Lock(host, name).holders_note() or ""
-            if theirs.partition(" ")[0] == port:
+            theirs = runstate.Lock(host, name).holders_note()
+            if theirs and _parse_note(theirs)[0] == number:
                 return True
     return False
 

@@ -37,9 +37,9 @@ def test_no_system_call_and_no_wakeup_under_traffic(qubes: Qubes) -> None:
         guest.start_command(f"timeout -s INT 15 strace -c -f -p {pid} -o /tmp/strace; true")
         for guest, pid in zip(guests, pids, strict=True)
     ]
-    qubes.frontend.run(traffic)
+    assert int(qubes.frontend.run(traffic).text) > 0
     for guest, call in zip(guests, traced, strict=True):
-        call.wait(60)
+        assert b" attached" in call.wait(60).stderr
         table = guest.read("/tmp/strace").decode()
         calls = [line.split()[-1] for line in table.splitlines() if line[:6].strip()[:1].isdigit()]
         assert [name for name in calls if name not in ("restart_syscall", "total")] == [], table

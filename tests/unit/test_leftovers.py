@@ -165,6 +165,19 @@ def test_a_port_that_a_living_importer_has_now_is_not_taken_from_it(kernel: Fake
         assert kernel.used() == [2]
 
 
+def test_an_old_record_takes_no_port_from_a_living_importer(kernel: FakeKernel) -> None:
+    """A program that knows no locks left it; the port was given to another device since."""
+    write_record(kernel, ATTACHMENT, 2)
+    kernel.occupy(2, DEVID)
+    lock = import_lock(kernel, ATTACHMENT)
+    with hold(kernel, "import-other-2-1", f"2 {DEVID}"):
+        assert lock.acquire(0)
+        with lock:
+            assert leftovers.remove_import(kernel, ATTACHMENT, lock)
+        assert kernel.used() == [2]
+    assert kernel.listing("/run/qubes") == []
+
+
 def test_the_lock_is_still_held_after_the_others_were_looked_at(kernel: FakeKernel) -> None:
     """The kernel drops a process' lock when that closes the file, however often it is open."""
     name = f"import-{ATTACHMENT}"

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 IMPORTER = "/usr/lib/qubes/usb-import"
 ATTACH_SECONDS = 75.0
-"""More than the importer's own deadlines together, so that it is the one to tell why."""
+"""Longer than the backend may take to answer and the device to be set up, so that the importer is
+the one to tell why, unless several of its deadlines pass one after the other."""
 
 SAY_SECONDS = 5.0
 END_SECONDS = 1.0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from usb_proxy.dom0.qubesd import Qube
 
 ATTACH_SECONDS = 90.0
-"""More than all deadlines of qubes.USBAttach together, so that it is the one to tell why."""
+"""More than qubes.USBAttach waits for its call, so that it is the one to tell why."""
 
 DETACH_SECONDS = 60.0
 
