@@ -246,7 +246,7 @@ class FakeKernel(FakeMachine):
         self._free(slot)
 
     def _free(self, slot: Slot) -> None:
-        shutil.rmtree(slot.folder, ignore_errors=True)
         slot.state, slot.speed, slot.devid = PortState.FREE, 0, 0
+        shutil.rmtree(slot.folder, ignore_errors=True)
         self.show_ports()
         self.announce()
