@@ -17,7 +17,7 @@ SITE = $(shell PATH=/usr/bin:/bin python3 -c 'import sysconfig as s; print(s.get
 	"deb_system" if "deb_system" in s.get_scheme_names() else "posix_prefix", {"base": "/usr"}))')
 EGG = $(SITE)/qubes_usb_proxy_dom0-$(VERSION).egg-info
 SOURCES := .editorconfig .qubesbuilder CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md \
-	archlinux debian man policy polkit programs pyproject.toml qubes-rpc rpm_spec setup.py \
+	archlinux debian docs man policy polkit programs pyproject.toml qubes-rpc rpm_spec setup.py \
 	stdeb.cfg sudoers tests udev usb_proxy version
 
 # What the lab, the packages and the checks need on Debian 12 or 13; installed when it is missing.
@@ -38,6 +38,7 @@ help: ## this list
 install-vm: ## install the program of a qube, below DESTDIR if that is set
 	install -Dm 0755 -t $(DESTDIR)$(PRIVATE) programs/launch
 	install -Dm 0644 -t $(DESTDIR)$(PRIVATE)/usb_proxy usb_proxy/*.py
+	install -Dm 0644 -t $(DESTDIR)$(PRIVATE)/usb_proxy/catalogue usb_proxy/catalogue/*.py
 	install -Dm 0644 -t $(DESTDIR)$(PRIVATE)/usb_proxy/commands usb_proxy/commands/*.py
 	install -Dm 0755 -t $(DESTDIR)/usr/lib/qubes programs/usb-*
 	install -Dm 0755 -t $(DESTDIR)/etc/qubes-rpc $(filter-out %.config,$(wildcard qubes-rpc/*))
@@ -215,9 +216,12 @@ bench: $(VENV) ## what the extension costs qubesd
 	@tests/setup.sh hwdata
 	$(PYTHON) -m tests.bench.dom0
 
+errors: ## write docs/troubleshooting.md and its man page from usb_proxy/catalogue
+	/usr/bin/python3 -m tests.docs.catalogue
+
 clean: ## remove what was built
 	rm -rf build dist
 
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
-	arch dom0-deb repo apt-repo dnf-repo demo check check-quick check-packages check-lab bench clean
+	arch dom0-deb repo apt-repo dnf-repo demo check check-quick check-packages check-lab bench errors clean

@@ -19,7 +19,7 @@ setup(
     author="Qubes OS USB proxy maintainers",
     author_email="qubes-devel@googlegroups.com",
     python_requires=">=3.11",
-    packages=["usb_proxy.dom0"],
+    packages=["usb_proxy.catalogue", "usb_proxy.dom0"],
     py_modules=["usb_proxy.__init__", "usb_proxy.errors", "usb_proxy.idents"],
     data_files=[("/etc/qubes/policy.d", ["policy/80-usb-proxy.policy"])],
     entry_points={

@@ -26,10 +26,34 @@ class ExitCode:
     """A signal ended the program before it was done."""
 
 
+def sentence(id: str, /, **fields: object) -> str:
+    """What the user reads: the catalogue's words for an id, filled in, with the id behind them.
+
+    A text that is `quoted` and has an id keeps that alone: it leads to the remedy. The catalogue is
+    read only now; a program whose files were replaced meanwhile, or that has no memory left, tells
+    at least the id and what it knows.
+    """
+    try:
+        from usb_proxy.catalogue import ENTRIES  # noqa: PLC0415
+
+        text = ENTRIES[id][0].format_map(fields)
+    except Exception:
+        text = ", ".join(f"{name} {value}" for name, value in fields.items())
+    return text if "[UP-" in str(fields.get("quoted")) else f"{text} [{id}]".lstrip()
+
+
 class UsbProxyError(Exception):
-    """A failure that the user is told of: one sentence with what failed and what to do."""
+    """A failure that the user is told of, by its id in the catalogue and the fields of that."""
 
     code = ExitCode.INTERNAL
+
+    def __init__(self, id: str, /, **fields: object) -> None:
+        super().__init__(id)
+        self.id = id
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return sentence(self.id, **self.fields)
 
 
 class RequestError(UsbProxyError):
@@ -80,7 +104,11 @@ def reason(error: OSError) -> str:
 
 
 def printable(untrusted_text: bytes, limit: int = 600) -> str:
-    """Text of another qube, made safe to show: printable ASCII in one line, `limit` characters."""
+    """Text of another qube, made safe to show: printable ASCII in one line, `limit` characters.
+
+    A long one loses its middle: at its end is the id of the sentence.
+    """
     shown = "".join(chr(c) if 32 <= c < 127 else " " for c in untrusted_text[: 4 * limit])
     text = " ".join(shown.split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    end = limit // 20
+    return text if len(text) <= limit else f"{text[: limit - 3 - end]}...{text[len(text) - end :]}"

@@ -34,17 +34,17 @@ def decode(untrusted_line: bytes) -> Offer:
     """
     shown = printable(untrusted_line, 60)
     if not untrusted_line.endswith(b"\n") or len(untrusted_line) > LINE_LIMIT:
-        raise PeerError(f"the backend's answer '{shown}' is no line of two fields")
+        raise PeerError("UP-601", answer=shown)
     untrusted_fields = untrusted_line[:-1].split(b" ", 2)
     if not untrusted_line.isascii() or len(untrusted_fields) < 2:
-        raise PeerError(f"the backend's answer '{shown}' is not 'DEVID SPEED'")
+        raise PeerError("UP-602", answer=shown)
     untrusted_devid, untrusted_speed = untrusted_fields[:2]
     if not (untrusted_devid.isdigit() and len(untrusted_devid) <= 10):
-        raise PeerError(f"the backend's answer '{shown}' has no decimal device number")
+        raise PeerError("UP-603", answer=shown)
     devid = int(untrusted_devid)
     if not (devid < _DEVID_LIMIT and devid >> 16 and devid & 0xFFFF):
-        raise PeerError(f"the backend's answer '{shown}' has an impossible device number")
+        raise PeerError("UP-604", answer=shown)
     speed = SPEEDS.get(untrusted_speed.decode("ascii"))
     if speed is None:
-        raise PeerError(f"the backend's answer '{shown}' has an unknown speed")
+        raise PeerError("UP-605", answer=shown)
     return Offer(devid, speed)

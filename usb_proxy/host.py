@@ -91,9 +91,7 @@ class Host:
         """
         path = self.find_command(command[0])
         if path is None:
-            raise SystemLackError(
-                f"the command {command[0]} is not installed; install the package that has it"
-            )
+            raise SystemLackError("UP-701", command=command[0])
         null = os.path.realpath("/dev/null")
         actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
             (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
@@ -110,7 +108,7 @@ class Host:
                 setsid=new_session,
             )
         except OSError as error:
-            raise SystemLackError(f"{command[0]} did not start: {reason(error)}") from error
+            raise SystemLackError("UP-702", command=command[0], reason=reason(error)) from error
 
     def run(self, command: Sequence[str], seconds: float = COMMAND_SECONDS) -> tuple[int, bytes]:
         """Run a command to its end: its exit code (128+N for signal N) and start of its stderr.
@@ -125,7 +123,7 @@ class Host:
                 os.close(theirs)
             code = self.reap(pid, self.now() + seconds)
             if code is None:
-                raise SystemLackError(f"{command[0]} has not ended after {seconds:.0f} s")
+                raise SystemLackError("UP-703", command=command[0], seconds=seconds)
             os.set_blocking(ours, False)
             try:
                 return code, os.read(ours, 4096)
@@ -141,10 +139,7 @@ class Host:
         code, untrusted_errors = self.run(["modprobe", module])
         if code or not self.exists(appears):
             said = printable(untrusted_errors) or f"exit code {code}"
-            raise SystemLackError(
-                f"the kernel module {module} cannot be loaded ({said}); "
-                "use a kernel with USB/IP, or install the package with its extra modules"
-            )
+            raise SystemLackError("UP-704", module=module, said=said)
 
     def reap(self, pid: int, deadline: float) -> int | None:
         """Wait for a child's end: its exit code, or None when it had to be killed at `deadline`."""
@@ -206,7 +201,7 @@ class Host:
             if stoppable:
                 signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         if stoppable and self._wakeup in ready:
-            raise StoppedError("stopped by a signal before it was done")
+            raise StoppedError("UP-801")
         return ready
 
     def say(self, text: str) -> None:

@@ -55,16 +55,10 @@ class BusId(str):
         shown = printable(untrusted_text.encode(errors="replace"), 40)
         untrusted_whole, colon, _ = untrusted_text.partition(":")
         if colon and _is_bus_id(untrusted_whole):
-            raise RequestError(
-                f"'{shown}' is one interface of a device; only a whole device can be attached: "
-                f"name it without the colon, '{untrusted_whole}'"
-            )
+            raise RequestError("UP-201", text=shown, device=untrusted_whole)
         if untrusted_text.startswith("usb") and _is_number(untrusted_text[3:] or "0"):
-            raise RequestError(f"'{shown}' is a root hub; attach the devices behind it instead")
-        raise RequestError(
-            f"'{shown}' names no USB device; use a bus id such as 2-1 or 1-1.4, "
-            "or vendor and product such as 0x1234.0x5678"
-        )
+            raise RequestError("UP-202", text=shown)
+        raise RequestError("UP-203", text=shown)
 
 
 class VendorProduct(str):
@@ -81,10 +75,8 @@ class VendorProduct(str):
             for number in numbers
         ):
             return cls(untrusted_text)
-        raise RequestError(
-            f"'{printable(untrusted_text.encode(errors='replace'), 40)}' is no vendor and product; "
-            "both are four hexadecimal digits: 0x1234.0x5678"
-        )
+        shown = printable(untrusted_text.encode(errors="replace"), 40)
+        raise RequestError("UP-204", text=shown)
 
     @property
     def vendor(self) -> str:
@@ -126,7 +118,7 @@ class DomainName(str):
         ):
             return cls(untrusted_text)
         shown = printable(untrusted_text.encode(errors="replace"), 40)
-        raise RequestError(f"'{shown}' is no name of a qube")
+        raise RequestError("UP-205", text=shown)
 
     @property
     def owner(self) -> str:

@@ -32,10 +32,7 @@ def require_end(host: Host, holders: Iterable[int]) -> None:
     deadline = host.now() + END_SECONDS
     ended = [runstate.await_end(host, holder, deadline) for holder in holders]
     if not all(ended):
-        raise SystemLackError(
-            "the process that holds the device does not end, so the kernel keeps it; "
-            "restart this qube"
-        )
+        raise SystemLackError("UP-715")
 
 
 def give_back(host: Host, device: UsbDevice) -> None:
@@ -68,10 +65,7 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
         path = vhci.device_path(host, port)
         vhci.detach(host, port)
         if not vhci.await_removal(host, path, host.now() + REMOVAL_SECONDS):
-            raise SystemLackError(
-                f"the kernel does not let go of {attachment} at port {port.number}; "
-                "restart this qube"
-            )
+            raise SystemLackError("UP-714", attachment=attachment, port=port.number)
     had_record = host.exists(runstate.record_path(attachment))
     runstate.remove_record(host, attachment)
     lock.note("")

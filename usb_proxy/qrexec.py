@@ -34,19 +34,14 @@ _ANCESTORS = 8
 def require_root(host: Host) -> None:
     """SystemLackError unless this process is root: only root may write the kernel's files."""
     if not host.is_root():
-        raise SystemLackError(
-            "this needs root: /etc/qubes/rpc-config/qubes.USB has to say force-user='root', "
-            "or dom0's policy user=root"
-        )
+        raise SystemLackError("UP-707")
 
 
 def remote_domain(host: Host) -> DomainName:
     """The qube at the other end of this service call; RequestError outside of one."""
     untrusted_name = host.environment.get("QREXEC_REMOTE_DOMAIN")
     if untrusted_name is None:
-        raise RequestError(
-            "QREXEC_REMOTE_DOMAIN is not set; this is run by qrexec for another qube, not by hand"
-        )
+        raise RequestError("UP-209")
     return DomainName.parse(untrusted_name)
 
 
@@ -59,19 +54,19 @@ def read_request(host: Host) -> list[str]:
     deadline = host.now() + REQUEST_SECONDS
     while b"\n" not in untrusted_request:
         if not host.wait({host.link: select.POLLIN}, deadline):
-            raise RequestError(f"no request on stdin within {REQUEST_SECONDS:.0f} s")
+            raise RequestError("UP-210", seconds=REQUEST_SECONDS)
         try:
             untrusted_part = os.read(host.link, REQUEST_LIMIT)
         except OSError as error:
-            raise RequestError(f"the request on stdin cannot be read: {reason(error)}") from error
+            raise RequestError("UP-211", reason=reason(error)) from error
         untrusted_request += untrusted_part
         if len(untrusted_request) > REQUEST_LIMIT:
-            raise RequestError("the request on stdin is too long")
+            raise RequestError("UP-212")
         if not untrusted_part:
             break
     untrusted_line = untrusted_request.partition(b"\n")[0]
     if not untrusted_line.isascii():
-        raise RequestError("the request on stdin is not ASCII")
+        raise RequestError("UP-213")
     return untrusted_line.decode("ascii").split()
 
 
@@ -91,7 +86,7 @@ class Link:
         except OSError:
             is_stream = False
         if not is_stream:
-            raise RequestError("stdin is no stream socket; this is run by qrexec, not by hand")
+            raise RequestError("UP-214")
 
     def fileno(self) -> int:
         """The duplicate."""
@@ -105,10 +100,10 @@ class Link:
         """
         untrusted_pid = self._host.environment.get("QREXEC_AGENT_PID", "")
         if not (untrusted_pid.isascii() and untrusted_pid.isdigit() and len(untrusted_pid) < 10):
-            raise RequestError("QREXEC_AGENT_PID is no process; this is run by qrexec, not by hand")
+            raise RequestError("UP-215")
         pid = int(untrusted_pid)
         if pid <= 1 or pid not in self._ancestors():
-            raise RequestError(f"QREXEC_AGENT_PID {pid} is not the agent that started this")
+            raise RequestError("UP-216", pid=pid)
         os.kill(pid, signal.SIGUSR1)
 
     def _ancestors(self) -> list[int]:
@@ -117,7 +112,7 @@ class Link:
             try:
                 status = self._host.read(f"/proc/{pids[-1]}/status")
             except OSError as error:
-                raise SystemLackError("/proc is not mounted; this qube is broken") from error
+                raise SystemLackError("UP-709") from error
             pids.append(int(status.partition("\nPPid:")[2].split("\n", 1)[0]))
         return pids
 
@@ -126,7 +121,7 @@ class Link:
         try:
             self._socket.sendall(line)
         except OSError as error:
-            raise PeerError("the other qube closed the connection") from error
+            raise PeerError("UP-610") from error
 
     def read_line(self, deadline: float, watch: int | None = None) -> bytes:
         """One untrusted line with its end, and not a byte more: the rest is for the kernel.
@@ -141,24 +136,21 @@ class Link:
         while not untrusted_line.endswith(b"\n"):
             ready = self._host.wait(events, deadline)
             if watch in ready:
-                raise PeerError("the program that asked for the device has gone")
+                raise PeerError("UP-611")
             if not ready:
                 said = "only part of an" if untrusted_line else "no"
-                raise PeerError(f"the backend sent {said} answer in time; try again")
+                raise PeerError("UP-612", what=said)
             try:
                 untrusted_byte = self._socket.recv(1)
             except ConnectionError:
                 untrusted_byte = b""
             if not untrusted_byte:
                 if untrusted_line:
-                    raise PeerError("the backend closed the connection within its answer")
-                raise PeerError(
-                    "the backend closed the connection without an answer; "
-                    "see that qubes-usb-proxy is installed there"
-                )
+                    raise PeerError("UP-613")
+                raise PeerError("UP-614")
             untrusted_line += untrusted_byte
             if len(untrusted_line) > LINE_LIMIT:
-                raise PeerError("the backend's answer is too long")
+                raise PeerError("UP-606")
         return untrusted_line
 
     def await_end(self) -> None:

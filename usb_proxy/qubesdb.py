@@ -41,7 +41,4 @@ def _write(host: Host, *pairs: str) -> None:
 
 def _failure(command: str, code: int, untrusted_errors: bytes) -> SystemLackError:
     said = printable(untrusted_errors) or f"exit code {code}"
-    return SystemLackError(
-        f"{command} failed ({said}), so dom0 cannot see what is attached; "
-        "restart qubes-db in this qube, or the qube"
-    )
+    return SystemLackError("UP-710", command=command, said=said)

@@ -134,9 +134,7 @@ class Lock:
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not create:
                 return False
-            raise SystemLackError(
-                f"cannot use {self._path}: {reason(error)}; this needs root and a writable /run"
-            ) from error
+            raise SystemLackError("UP-716", path=self._path, reason=reason(error)) from error
 
     def _close(self) -> None:
         if self._fd >= 0:
@@ -209,7 +207,7 @@ def write_record(host: Host, attachment: str, port: int) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise SystemLackError(f"cannot write {path}: {reason(error)}; make room in /run") from error
+        raise SystemLackError("UP-717", path=path, reason=reason(error)) from error
 
 
 def read_record(host: Host, attachment: str) -> int | None:
@@ -233,4 +231,4 @@ def remove_record(host: Host, attachment: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise SystemLackError(f"cannot remove {path}: {reason(error)}") from error
+        raise SystemLackError("UP-718", path=path, reason=reason(error)) from error

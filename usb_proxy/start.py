@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from usb_proxy.errors import ExitCode, UsbProxyError
+from usb_proxy.errors import ExitCode, UsbProxyError, printable, sentence
 from usb_proxy.host import Host
 
 TYPE_CHECKING = False
@@ -56,14 +56,16 @@ def _defect(error: BaseException) -> str:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
-    return f"internal error, please report it: {error!r} at {where}"
+    return sentence(
+        "UP-101", error=printable(repr(error).encode(errors="replace"), 300), place=where
+    )
 
 
 def start(arguments: Sequence[str]) -> int:
     """Run the program `arguments[0]`, one of `PROGRAMS`, on this machine."""
     host = Host()
     if not arguments or arguments[0] not in PROGRAMS:
-        host.say(f"launch: the first argument has to be one of {', '.join(PROGRAMS)}")
+        host.say("launch: " + sentence("UP-224", programs=", ".join(PROGRAMS)))
         return ExitCode.REQUEST
     host.guard_signals()
     return run(load(arguments[0]), arguments, host)

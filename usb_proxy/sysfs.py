@@ -32,9 +32,7 @@ class UsbDevice:
         try:
             self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NoDeviceError(
-                f"no USB device {bus_id} is plugged in; 'qvm-usb list' shows those that are"
-            ) from error
+            raise NoDeviceError("UP-301", target=bus_id) from error
 
     def __enter__(self) -> UsbDevice:
         return self
@@ -48,7 +46,7 @@ class UsbDevice:
         try:
             return self._host.read(name, self._folder).rstrip("\n")
         except OSError as error:
-            raise NoDeviceError(f"USB device {self.bus_id} went away: {reason(error)}") from error
+            raise NoDeviceError("UP-302", device=self.bus_id, reason=reason(error)) from error
 
     def write(self, name: str, text: str) -> None:
         """Write one of its files; OSError as the kernel says."""
@@ -86,15 +84,12 @@ class UsbDevice:
             )
         return self.bus_id == target
 
-    def refusal(self) -> str | None:
-        """Why this device is never exported, or None."""
+    def refusal(self) -> RequestError | None:
+        """Why this device is left alone, or None."""
         if self.attribute("bDeviceClass") == USB_CLASS_HUB:
-            return f"{self.bus_id} is a hub; attach the devices behind it instead"
+            return RequestError("UP-206", device=self.bus_id)
         if VIRTUAL_CONTROLLER in self._path:
-            return (
-                f"{self.bus_id} is itself attached here from another qube; "
-                "attach it from the qube that it is plugged into"
-            )
+            return RequestError("UP-207", device=self.bus_id)
         return None
 
     def pin(self) -> None:
@@ -148,12 +143,9 @@ class UsbDevice:
             finally:
                 os.close(fd)
         except PermissionError as error:
-            raise SystemLackError(f"only root may reset {self.bus_id}; run this as root") from error
+            raise SystemLackError("UP-708", tried="reset", device=self.bus_id) from error
         except OSError as error:
-            raise NoDeviceError(
-                f"USB device {self.bus_id} did not survive its reset: {reason(error)}; "
-                "unplug it and plug it in again"
-            ) from error
+            raise NoDeviceError("UP-303", device=self.bus_id, reason=reason(error)) from error
 
     def _node(self, folder: str = "") -> str:
         """The file of usbfs for this device, or for its hub with `folder` `../`."""
@@ -162,7 +154,7 @@ class UsbDevice:
 
 
 def find(host: Host, target: Target) -> BusId:
-    """The bus id of the one device that `target` names and that may be exported.
+    """The bus id of the one device that `target` names and that may be exported or reset.
 
     RequestError for a hub, for a device that came from another qube, and when several match;
     NoDeviceError when none does.
@@ -171,7 +163,7 @@ def find(host: Host, target: Target) -> BusId:
         with UsbDevice(host, target) as device:
             refusal = device.refusal()
         if refusal:
-            raise RequestError(refusal)
+            raise refusal
         return target
     found = []
     for name in host.listing(DEVICES):
@@ -184,7 +176,7 @@ def find(host: Host, target: Target) -> BusId:
         except NoDeviceError:
             continue
     if len(found) > 1:
-        raise RequestError(f"{target} matches {' and '.join(found)}; name one by its bus id")
+        raise RequestError("UP-208", target=target, devices=" and ".join(found))
     if not found:
-        raise NoDeviceError(f"no USB device {target} is plugged in")
+        raise NoDeviceError("UP-301", target=target)
     return found[0]

@@ -45,10 +45,7 @@ def take(host: Host, device: UsbDevice) -> None:
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise _failure("register", device, error) from error
-        raise SystemLackError(
-            f"{NAME} cannot take {device.bus_id}: it has 16 devices, which is all that it can "
-            "have; detach one first, or restart this qube if nothing is attached"
-        ) from error
+        raise SystemLackError("UP-711", device=device.bus_id) from error
     try:
         if device.driver() is not None:
             device.write("driver/unbind", device.bus_id)
@@ -56,7 +53,7 @@ def take(host: Host, device: UsbDevice) -> None:
     except OSError as error:
         raise _failure("take", device, error) from error
     if device.driver() != NAME or int(device.attribute("usbip_status")) != STUB_AVAILABLE:
-        raise NoDeviceError(f"USB device {device.bus_id} went away while it was taken")
+        raise NoDeviceError("UP-302", device=device.bus_id, reason="while it was taken")
     _pin(device)
     if was_kept:
         device.write("authorized", "1")
@@ -134,12 +131,9 @@ def _release(device: UsbDevice, keep_unbound: bool) -> None:
 def _failure(tried: str, device: UsbDevice, error: OSError) -> Exception:
     """What to raise when the kernel refused to do what was `tried`."""
     if not device.is_plugged():
-        return NoDeviceError(f"USB device {device.bus_id} went away; plug it in again")
+        return NoDeviceError("UP-302", device=device.bus_id, reason=reason(error))
     if error.errno == errno.EBUSY:
-        return InUseError(f"another driver of this qube holds USB device {device.bus_id}")
+        return InUseError("UP-404", device=device.bus_id)
     if error.errno in (errno.EACCES, errno.EPERM):
-        return SystemLackError(f"only root may {tried} a USB device; run this as root")
-    return SystemLackError(
-        f"{NAME} did not {tried} {device.bus_id}: {reason(error)}; "
-        "unplug the device, plug it in again and try once more"
-    )
+        return SystemLackError("UP-708", tried=tried, device=device.bus_id)
+    return SystemLackError("UP-712", tried=tried, device=device.bus_id, reason=reason(error))

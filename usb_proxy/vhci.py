@@ -49,7 +49,7 @@ def ports(host: Host) -> Iterator[Port]:
         except FileNotFoundError:
             if controller:
                 return
-            raise SystemLackError("the kernel module vhci-hcd is not loaded") from None
+            raise SystemLackError("UP-705") from None
         indices = {"hs": 0, "ss": 0}
         for line in lines:
             fields = line.split()
@@ -67,7 +67,7 @@ def device_path(host: Host, port: Port) -> str:
             if is_high_speed == (port.half == "hs"):
                 hub = f"{controller}/{name}".removeprefix("/sys")
                 return f"{hub}/{name[3:]}-{port.index + 1}"
-    raise SystemLackError(f"controller vhci_hcd.{port.controller} has no root hub for {port.half}")
+    raise SystemLackError("UP-706", controller=port.controller, half=port.half)
 
 
 def attach(
@@ -96,9 +96,7 @@ def attach(
         if not free or not host.wait({events.fileno(): select.POLLIN}, deadline):
             total = sum(p.half == half for p in ports(host))
             speed = "SuperSpeed" if half == "ss" else "high-speed"
-            raise InUseError(
-                f"all {total} {speed} USB ports of this qube are in use; detach a device first"
-            )
+            raise InUseError("UP-405", total=total, speed=speed)
         removed += events.pending()
 
 
@@ -118,11 +116,10 @@ def _try_attach(host: Host, port: Port, fd: int, offer: Offer) -> bool:
                 continue
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise SystemLackError(
-                    "only root may attach a USB device; run this as root"
+                    "UP-708", tried="attach", device=f"{offer.devid:#x}"
                 ) from error
             raise PeerError(
-                f"vhci-hcd refused the device {offer.devid:#x} at port {port.number}: "
-                f"{reason(error)}"
+                "UP-617", devid=offer.devid, port=port.number, reason=reason(error)
             ) from error
 
 
@@ -146,9 +143,7 @@ def detach(host: Host, port: Port) -> None:
         host.write(f"{DRIVER}/detach", str(port.number))
     except OSError as error:
         if error.errno != errno.EINVAL:
-            raise SystemLackError(
-                f"vhci-hcd did not detach port {port.number}: {reason(error)}"
-            ) from error
+            raise SystemLackError("UP-713", port=port.number, reason=reason(error)) from error
 
 
 def await_removal(host: Host, path: str, deadline: float) -> bool:

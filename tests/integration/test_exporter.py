@@ -40,7 +40,8 @@ def test_refused_request(qubes: Qubes, request_line: str, sentence: str) -> None
 def test_hub_is_refused(qubes: Qubes) -> None:
     qubes.backend.plug_hub("hub", port="3")
     hub = qubes.bus_id("bDeviceClass=09", "driver && test -e $d/maxchild")
-    assert f"{hub} is a hub; attach the devices behind it" in qubes.attach(hub).stderr.decode()
+    sentence = f"{hub} is a hub; name a device behind it instead [UP-206]"
+    assert sentence in qubes.attach(hub).stderr.decode()
     assert qubes.driver(hub) == "usb"
 
 

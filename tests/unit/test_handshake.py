@@ -113,7 +113,7 @@ def test_what_is_harmless_is_shown_as_it_is(words: list[str]) -> None:
 
 
 def test_a_long_text_is_cut_visibly() -> None:
-    assert printable(b"x" * 700) == "x" * 597 + "..."
+    assert printable(b"x" * 700 + b"[UP-301]") == "x" * 567 + "..." + "x" * 22 + "[UP-301]"
     assert printable(b"\033[31mred\033[0m\r\n\xff\x7f!") == "[31mred [0m !"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from usb_proxy import errors, start
+from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,14 +50,14 @@ def fail(kernel: FakeKernel, *failures: BaseException) -> tuple[int, str]:
 def test_a_failure_is_a_sentence_and_a_code(
     kernel: FakeKernel, kind: type[errors.UsbProxyError]
 ) -> None:
-    assert fail(kernel, kind("it broke")) == (kind.code, "usb-x: it broke\n")
+    assert fail(kernel, kind("UP-709")) == (kind.code, f"usb-x: {sentence('UP-709')}\n")
 
 
 def test_what_failed_first_is_told_first_and_nothing_twice(kernel: FakeKernel) -> None:
-    failures = errors.PeerError("a"), OSError(5, "x"), errors.SystemLackError("b")
-    assert fail(kernel, *failures, errors.NoDeviceError("a")) == (
+    failures = errors.PeerError("UP-614"), OSError(5, "x"), errors.SystemLackError("UP-709")
+    assert fail(kernel, *failures, errors.NoDeviceError("UP-614")) == (
         errors.ExitCode.PEER,
-        "usb-x: a; then: b\n",
+        f"usb-x: {sentence('UP-614')}; then: {sentence('UP-709')}\n",
     )
 
 
@@ -69,7 +70,7 @@ def test_a_defect_is_one_line_and_no_traceback(kernel: FakeKernel, failure: Exce
 
 
 def test_a_defect_is_told_even_if_cleaning_up_fails(kernel: FakeKernel) -> None:
-    assert "internal error" in fail(kernel, ValueError("x"), errors.SystemLackError("b"))[1]
+    assert "internal error" in fail(kernel, ValueError("x"), errors.SystemLackError("UP-709"))[1]
 
 
 def test_a_programs_name_is_one_of_a_list() -> None:

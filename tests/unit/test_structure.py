@@ -15,6 +15,7 @@ import usb_proxy
 PACKAGE = Path(usb_proxy.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
+    {"catalogue"},
     {"errors", "kernel"},
     {"idents", "handshake"},
     {"host", "uevents"},
@@ -102,3 +103,4 @@ def test_a_start_imports_nothing_expensive(name: str) -> None:
     assert "usb_proxy.commands." + name.replace("-", "_") in modules
     assert len([m for m in modules if m.startswith("usb_proxy.commands.")]) == 1
     assert not modules & EXPENSIVE
+    assert "usb_proxy.catalogue" not in modules, "only a failure needs it"

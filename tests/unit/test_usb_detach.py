@@ -44,7 +44,10 @@ def detach(kernel: FakeKernel, request: str) -> int:
 def test_what_is_not_attached_here_cannot_be_detached(kernel: FakeKernel, device: str) -> None:
     kernel.occupy(0, DEVID)
     assert detach(kernel, f"sys-usb {device}\n") == ExitCode.NOT_ATTACHED
-    assert kernel.said() == f"usb-detach: {device} of sys-usb is not attached to this qube\n"
+    assert kernel.said() == (
+        f"usb-detach: {device} of sys-usb is not attached to this qube; "
+        "'qvm-usb list' shows where it is [UP-501]\n"
+    )
     assert (kernel.used(), kernel.locks()) == ([0], [])
 
 

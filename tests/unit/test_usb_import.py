@@ -103,7 +103,7 @@ def test_without_a_report_the_sentence_goes_to_stderr(
     assert run(kernel, "usb-import", RECORD) == ExitCode.PEER
     assert kernel.said() == (
         "usb-import: the backend closed the connection without an answer; "
-        "see that qubes-usb-proxy is installed there\n"
+        "see that qubes-usb-proxy is installed there [UP-614]\n"
     )
 
 
@@ -191,7 +191,7 @@ def test_an_attachment_that_comes_to_nothing_is_undone(
     code = importer.code()
     if ends == "asker goes":
         assert code == ExitCode.PEER
-        assert kernel.said() == "usb-import: the program that asked for the device has gone\n"
+        assert "the program that asked for the device has gone; attach it" in kernel.said()
         return
     assert (code, asker.report()[1:21]) == {
         "peer closes": (ExitCode.PEER, "the backend ended th"),
@@ -205,7 +205,7 @@ def test_a_stop_signal_ends_the_wait_for_the_line(kernel: FakeKernel) -> None:
         wait_for(kernel.locks, "the lock")
         os.kill(importer.pid, 15)
         assert importer.code() == ExitCode.STOPPED
-    assert kernel.said() == "usb-import: stopped by a signal before it was done\n"
+    assert "stopped by a signal before it was done; try again [UP-801]\n" in kernel.said()
 
 
 def test_what_a_dead_importer_left_is_detached_first(

@@ -42,7 +42,7 @@ def main(_arguments: Sequence[str], host: Host) -> int:
     """Return once the device can be used in this qube."""
     untrusted_fields = qrexec.read_request(host)
     if len(untrusted_fields) != 2:
-        raise RequestError("the request on stdin has to be 'BACKEND DEVICE', as in 'sys-usb 2-1'")
+        raise RequestError("UP-217")
     backend = DomainName.parse(untrusted_fields[0])
     target = parse_target(untrusted_fields[1])
     qrexec.require_root(host)
@@ -112,21 +112,16 @@ def _failure(
     """Why the attach did not succeed, from all that was said."""
     service = f"{qrexec.SERVICE}+{target}"
     if code == qrexec.REFUSED and not untrusted_report:
-        return PeerError(
-            f"dom0's policy does not let this qube call {service} in {backend}; "
-            "attach with qvm-usb in dom0, which allows the one call"
-        )
+        return PeerError("UP-607", service=service, backend=backend)
     said = printable(untrusted_errors)
-    if untrusted_report:
-        code = untrusted_report[0]
-        why = [printable(untrusted_report[1:])]
-    else:
+    if not untrusted_report and not said:
         end = "no end in time" if code is None else f"exit code {code}"
-        why = [f"the call of {service} did not come about ({end})"]
-        code = ExitCode.PEER
+        return PeerError("UP-609", device=target, backend=backend, service=service, end=end)
+    code = untrusted_report[0] if untrusted_report else ExitCode.PEER
+    # The backend tells better than the importer why it let go.
+    why = [] if said and code == ExitCode.PEER else [printable(untrusted_report[1:])]
     if said:
-        # The backend tells better than the importer why it let go.
-        why = [*(why if code != ExitCode.PEER else []), f"{backend} says: {said}"]
-    failure = UsbProxyError(f"{target} of {backend} is not attached: {'; '.join(why)}")
+        why.append(f"{backend} says: {said}")
+    failure = PeerError("UP-608", device=target, backend=backend, quoted="; ".join(why))
     failure.code = code or ExitCode.PEER
     return failure

@@ -28,10 +28,7 @@ def main(_arguments: Sequence[str], host: Host) -> int:
         qrexec.require_root(host)
         _take_back(host, bus_id)
     else:
-        raise RequestError(
-            "the request on stdin has to be 'BACKEND DEVICE' where the device is attached, "
-            "or its bus id where it is plugged in"
-        )
+        raise RequestError("UP-218")
     return 0
 
 
@@ -44,7 +41,7 @@ def _detach_here(host: Host, backend: DomainName, attachment: str) -> None:
             found |= leftovers.remove_import(host, attachment, lock)
     if not found:
         device = attachment.removeprefix(f"{backend}-")
-        raise NotAttachedError(f"{device} of {backend} is not attached to this qube")
+        raise NotAttachedError("UP-501", device=device, backend=backend)
 
 
 def _take_back(host: Host, bus_id: BusId) -> None:
@@ -57,7 +54,7 @@ def _take_back(host: Host, bus_id: BusId) -> None:
                 leftovers.end_export(host, bus_id, lock)
                 found = True
     if not found:
-        raise NotAttachedError(f"USB device {bus_id} is not attached to any qube")
+        raise NotAttachedError("UP-502", device=bus_id)
 
 
 def _is_held(host: Host, bus_id: BusId) -> bool:

@@ -37,7 +37,7 @@ RESET_ON_ATTACH = "/run/qubes-service/usb-reset-on-attach"
 def main(arguments: Sequence[str], host: Host) -> int:
     """Export the device that the service argument names to the qube that calls."""
     if len(arguments) != 2:
-        raise RequestError("one argument is needed: the device, as in qubes.USB+2-1")
+        raise RequestError("UP-219")
     target = parse_target(arguments[1])
     frontend = qrexec.remote_domain(host)
     qrexec.require_root(host)
@@ -46,12 +46,12 @@ def main(arguments: Sequence[str], host: Host) -> int:
     bus_id = sysfs.find(host, target)
     lock = runstate.export_lock(host, bus_id)
     if not lock.acquire(LOCK_SECONDS):
-        raise InUseError(f"USB device {bus_id} is attached already; detach it first")
+        raise InUseError("UP-401", device=bus_id)
     with lock, UsbDevice(host, bus_id) as device:
         if not device.matches(target):
-            raise NoDeviceError(f"another USB device took the place of {target}; try again")
+            raise NoDeviceError("UP-304", target=target)
         if usbip_host.is_in_use(device) and not lock.leftover:
-            raise InUseError(f"another program has exported USB device {bus_id}; detach it")
+            raise InUseError("UP-402", device=bus_id)
         lock.note(str(os.getpid()))
         try:
             _export(host, device, frontend, link)
@@ -94,7 +94,4 @@ def _allow_in_usbguard(host: Host, device: UsbDevice) -> None:
     code, untrusted_errors = host.run(["usbguard", "allow-device", rule])
     if code and not device.is_authorized():
         said = printable(untrusted_errors) or f"exit code {code}"
-        raise SystemLackError(
-            f"usbguard does not allow USB device {device.bus_id} ({said}); "
-            f"run: usbguard allow-device '{rule}'"
-        )
+        raise SystemLackError("UP-719", device=device.bus_id, said=said, rule=rule)

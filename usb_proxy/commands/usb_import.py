@@ -51,7 +51,7 @@ class Report:
         try:
             os.write(fd, message)
         except BrokenPipeError:
-            raise PeerError("the program that asked for the device has gone") from None
+            raise PeerError("UP-611") from None
         finally:
             os.close(fd)
 
@@ -59,7 +59,7 @@ class Report:
 def main(arguments: Sequence[str], host: Host) -> int:
     """Plug the device of the connection on stdin into a free port, and wait for its end."""
     if len(arguments) not in (2, 3):
-        raise RequestError("usb-import is run by qubes.USBAttach, not by hand")
+        raise RequestError("UP-220")
     attachment = _attachment(arguments[1])
     report = Report(_report_fd(arguments[2]) if len(arguments) == 3 else None)
     try:
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str], host: Host) -> int:
         link = qrexec.Link(host)
         lock = runstate.import_lock(host, attachment)
         if not lock.acquire(LOCK_SECONDS):
-            raise InUseError("this device is attached to this qube already")
+            raise InUseError("UP-403")
         with lock:
             if lock.leftover:
                 leftovers.remove_import(host, attachment, lock)
@@ -120,14 +120,11 @@ def _await_device(
             if f"bind@{path}" in pending or (LOST in pending and host.exists(f"/sys{path}/driver")):
                 return
         if link.fileno() in ready:
-            raise PeerError("the backend ended the connection while the device was set up")
+            raise PeerError("UP-615")
         if report.fd in ready:
-            raise PeerError("the program that asked for the device has gone")
+            raise PeerError("UP-611")
         if not ready:
-            raise PeerError(
-                f"the device does not answer ({ENUMERATE_SECONDS:.0f} s); "
-                "unplug it, plug it in again and try once more"
-            )
+            raise PeerError("UP-616", seconds=ENUMERATE_SECONDS)
 
 
 def _unplug(host: Host, attachment: str, port: Port, path: str, link: qrexec.Link) -> None:
@@ -137,9 +134,7 @@ def _unplug(host: Host, attachment: str, port: Port, path: str, link: qrexec.Lin
     gone = vhci.await_removal(host, path, deadline)
     runstate.remove_record(host, attachment)
     if not gone:
-        raise SystemLackError(
-            f"the kernel does not let go of the device at port {port.number}; restart this qube"
-        )
+        raise SystemLackError("UP-714", attachment=attachment, port=port.number)
 
 
 def _attachment(untrusted_path: str) -> str:
@@ -147,7 +142,7 @@ def _attachment(untrusted_path: str) -> str:
     folder, _, name = untrusted_path.rpartition("/")
     prefix, suffix = runstate.RECORD_PREFIX, runstate.RECORD_SUFFIX
     if folder != runstate.RECORDS or not (name.startswith(prefix) and name.endswith(suffix)):
-        raise RequestError(f"the state file has to be {runstate.record_path('BACKEND-DEVICE')}")
+        raise RequestError("UP-221", path=runstate.record_path("BACKEND-DEVICE"))
     return name.removeprefix(prefix).removesuffix(suffix)
 
 
@@ -160,4 +155,4 @@ def _report_fd(untrusted_number: str) -> int:
                 return fd
         except OSError:
             pass
-    raise RequestError("the report FD has to be an open one above 2")
+    raise RequestError("UP-222")

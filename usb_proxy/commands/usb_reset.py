@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str], host: Host) -> int:
     """Return once the kernel has reset the device."""
     if len(arguments) != 2:
-        raise RequestError("usage: usb-reset BUSID, or usb-reset 0xVVVV.0xPPPP")
+        raise RequestError("UP-223")
     target = parse_target(arguments[1])
     qrexec.require_root(host)
     with sysfs.UsbDevice(host, sysfs.find(host, target)) as device:

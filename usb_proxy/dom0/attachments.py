@@ -27,6 +27,7 @@ from usb_proxy.dom0.qubesd import (
     QubesVMNotRunningError,
     UnrecognizedDevice,
 )
+from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
     from usb_proxy.dom0.policy import CallRules
@@ -144,7 +145,7 @@ class Attachments:
             _require_attachable(vm, device)
             seen = self._seen(port)
             if seen is None or seen.device_id != device.device_id:
-                raise UnrecognizedDevice(f"the USB device that was in {port} is not there any more")
+                raise UnrecognizedDevice(sentence("UP-903", port=port))
             await self._request(port, _Hold(vm.name, detaching=False), vm)
 
     async def detach(self, vm: Qube, port: Port) -> None:
@@ -152,7 +153,7 @@ class Attachments:
         async with self._turn(port):
             seen = self._seen(port)
             if seen is None or seen.frontend != vm.name:
-                raise DeviceNotAssigned(f"USB device {port} is not attached to {vm.name}")
+                raise DeviceNotAssigned(sentence("UP-904", port=port, qube=vm.name))
             await self._request(port, _Hold(vm.name, detaching=True), vm)
             self._resting[port] = seen.device_id
             loop = asyncio.get_running_loop()
@@ -234,15 +235,13 @@ class Attachments:
 def _require_attachable(vm: Qube, device: USBDevice) -> None:
     backend = device.backend_domain
     if vm.klass == "AdminVM":
-        raise QubesException("USB devices cannot be attached to dom0")
+        raise QubesException(sentence("UP-905"))
     if vm == backend:
-        raise QubesException(f"USB device {device.port} is in {vm.name} already")
+        raise QubesException(sentence("UP-906", port=device.port, qube=vm.name))
     for side in (vm, backend):
         if not side.is_running():
             raise QubesVMNotRunningError(side)
         if side.get_power_state() in ("Paused", "Suspended"):
-            raise QubesException(f"{side.name} is paused or suspended")
+            raise QubesException(sentence("UP-907", qube=side.name))
     if holder := device.attachment:
-        raise DeviceAlreadyAttached(
-            f"USB device {device.port} is attached to {holder.name} already; detach it first"
-        )
+        raise DeviceAlreadyAttached(sentence("UP-908", port=device.port, qube=holder.name))

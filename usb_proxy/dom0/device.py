@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from usb_proxy.dom0 import records, untrusted
 from usb_proxy.dom0.qubesd import DeviceInfo, DeviceInterface, Port, QubesValueError
 from usb_proxy.dom0.usb_ids import UsbIds
+from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
     from usb_proxy.dom0.qubesd import Qube
@@ -27,7 +28,7 @@ class USBDevice(DeviceInfo):
 
     def __init__(self, port: Port, usb_ids: UsbIds | None = None) -> None:
         if port.devclass != DEVICE_CLASS:
-            raise QubesValueError(f"a port of class '{port.devclass}' has no USB device")
+            raise QubesValueError(sentence("UP-917", devclass=port.devclass))
         super().__init__(port)
         self._usb_ids = usb_ids or UsbIds()
 

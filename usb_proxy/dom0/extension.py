@@ -25,6 +25,7 @@ from usb_proxy.dom0.qubesd import (
     handler,
     local_qubes,
 )
+from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
     from usb_proxy.dom0.qubesd import Assignment, Qube
@@ -81,9 +82,9 @@ class USBProxyExtension(Extension):
     ) -> None:
         """Attach a device; the exception's text is what the user reads."""
         if not isinstance(device, USBDevice):
-            raise UnrecognizedDevice(f"there is no USB device {device.port}")
+            raise UnrecognizedDevice(sentence("UP-901", device=device.port))
         if options:
-            raise QubesValueError(f"USB devices have no options such as '{min(options)}'")
+            raise QubesValueError(sentence("UP-902", option=min(options)))
         await self.attachments.attach(vm, device)
 
     @handler("device-pre-detach:usb")

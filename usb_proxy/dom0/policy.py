@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_proxy.dom0.qubesd import QubesException
-from usb_proxy.errors import reason
+from usb_proxy.errors import reason, sentence
 from usb_proxy.idents import BusId, DomainName
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class CallRules:
             self._temporary.replace(self._file)
         except OSError as error:
             raise QubesException(
-                f"the rule that allows the call cannot be written to {self._file}: {reason(error)}"
+                sentence("UP-915", path=self._file, reason=reason(error))
             ) from error
 
     def _remove(self) -> None:
@@ -80,4 +80,4 @@ class CallRules:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise QubesException(f"{path} cannot be removed: {reason(error)}") from error
+                raise QubesException(sentence("UP-916", path=path, reason=reason(error))) from error

@@ -8,7 +8,7 @@ from subprocess import DEVNULL, CalledProcessError
 from typing import TYPE_CHECKING
 
 from usb_proxy.dom0.qubesd import QubesException
-from usb_proxy.errors import ExitCode, RequestError, printable
+from usb_proxy.errors import ExitCode, RequestError, printable, sentence
 from usb_proxy.idents import STUB_DOMAIN_SUFFIX, BusId, DomainName
 
 if TYPE_CHECKING:
@@ -82,23 +82,23 @@ async def _call(
         raise _failure(vm.name, service, error.returncode, error.stderr) from error
     except TimeoutError as error:
         raise ServiceError(
-            f"{service} in {vm.name} gave no answer for {seconds:.0f} seconds"
+            sentence("UP-909", service=service, qube=vm.name, seconds=seconds)
         ) from error
     except OSError as error:
-        raise ServiceError(f"{service} in {vm.name} cannot be called: {error}") from error
+        raise ServiceError(
+            sentence("UP-910", service=service, qube=vm.name, reason=error)
+        ) from error
 
 
 def _failure(name: str, service: str, code: int, untrusted_errors: bytes | None) -> ServiceError:
     said = printable(untrusted_errors or b"")
     if code == NOT_INSTALLED:
-        message = (
-            f"qubes-usb-proxy is not installed in {name}; "
-            f"install it there or in its template, and restart {name}"
-        )
+        message = sentence("UP-911", qube=name)
     elif code == REFUSED:
-        message = f"the call of {service} in {name} was refused" + (f": {said}" if said else "")
+        why = f": {said}" if said else ""
+        message = sentence("UP-912", service=service, qube=name, said=why)
     elif said:
-        message = f"{name}: {said}"
+        message = sentence("UP-913", qube=name, quoted=said)
     else:
-        message = f"{service} in {name} failed with exit code {code} and gave no reason"
+        message = sentence("UP-914", service=service, qube=name, code=code)
     return ServiceError(message, hopeless=code in _HOPELESS)

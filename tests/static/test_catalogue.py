@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalogue of sentences, compared with the program that says them."""
+
+import ast
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.catalogue import GROUPS, PAGES, TOP
+from usb_proxy import errors
+from usb_proxy.catalogue import ENTRIES, devices, dom0, peers, requests, system
+
+CODES = {kind.__name__: kind.code for kind in errors.UsbProxyError.__subclasses__()}
+OF_QUBESD = {"QubesException", "QubesValueError", "DeviceAlreadyAttached", "DeviceNotAssigned"}
+OF_QUBESD |= {"UnrecognizedDevice", "ServiceError"}
+MODULES = {
+    path: ast.parse(path.read_text())
+    for path in sorted((TOP / "usb_proxy").rglob("*.py"))
+    if path.name != "errors.py"
+}
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """The calls in a tree of functions and classes, with their names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            function = node.func
+            name = function.attr if isinstance(function, ast.Attribute) else ""
+            yield function.id if isinstance(function, ast.Name) else name, node
+
+
+def fields(name: str) -> set[str]:
+    """What has to be filled into a sentence."""
+    return {field for _, field, _, _ in string.Formatter().parse(ENTRIES[name][0]) if field}
+
+
+def said() -> Iterator[tuple[Path, str, ast.Call]]:
+    """Every place where a sentence is made: the module, the function or class, the call."""
+    for path, tree in MODULES.items():
+        for name, call in calls(tree):
+            if name in CODES or name == "sentence":
+                yield path, name, call
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "call"),
+    [pytest.param(*place, id=f"{place[0].stem}:{place[2].lineno}") for place in said()],
+)
+def test_what_is_said_is_an_entry(path: Path, name: str, call: ast.Call) -> None:
+    """The entry exists, gets its fields and no others, and has the digit of the exit code."""
+    assert len(call.args) == 1 and isinstance(call.args[0], ast.Constant)
+    entry = call.args[0].value
+    assert isinstance(entry, str) and entry in ENTRIES
+    assert {keyword.arg for keyword in call.keywords} == fields(entry)
+    if name in CODES:
+        assert entry[3] == str(CODES[name])
+    else:
+        assert entry[3] == "9" if path.parent.name == "dom0" else path.stem == "start"
+
+
+def test_every_entry_is_said() -> None:
+    used = {call.args[0].value for *_, call in said() if isinstance(call.args[0], ast.Constant)}
+    assert ENTRIES.keys() - used == set()
+
+
+def test_nothing_is_said_without_an_entry() -> None:
+    """No text is given to an exception that a user reads, and no other kind is raised.
+
+    Nobody but `start` writes to standard error.
+    """
+    kinds = {*CODES, *OF_QUBESD, "QubesVMNotRunningError"}
+    for path, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                raised = next(calls(node.exc))[0]
+                assert raised in kinds or raised.startswith("_failure"), (path, node.lineno)
+        for name, call in calls(tree):
+            if name in OF_QUBESD:
+                assert not isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
+            assert name not in ("say", "print") or path.stem == "start", (path, call.lineno)
+
+
+def test_ids_are_unique_sorted_and_of_a_group() -> None:
+    parts = [devices.ENTRIES, dom0.ENTRIES, peers.ENTRIES, requests.ENTRIES, system.ENTRIES]
+    assert max(Counter(name for part in parts for name in part).values()) == 1
+    for part in parts:
+        assert list(part) == sorted(part)
+    assert {name[3] for name in ENTRIES} == set(GROUPS)
+    assert all(re.fullmatch(r"UP-[1-9][0-9]{2}", name) for name in ENTRIES)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_tells_what_why_and_what_to_do(name: str) -> None:
+    text, cause, remedy = ENTRIES[name]
+    assert text.isascii() and text.isprintable() and not text.endswith(".")
+    assert len(text) < 200
+    assert re.search(r"[:;,] |^usage: ", text) or "quoted" in text, "it says what to do"
+    for paragraph in (cause, remedy):
+        assert paragraph.isascii() and re.fullmatch(r"[A-Z`].*\.", paragraph)
+        assert paragraph.count("`") % 2 == 0
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_the_pages_are_what_the_catalogue_says(path: str) -> None:
+    assert (TOP / path).read_text() == PAGES[path](), "run `make errors`"
