@@ -138,13 +138,14 @@ def test_two_at_once(world: World) -> None:
         (3, b"no USB device 2-1 is plugged in\n", "work: no USB device 2-1 is plugged in"),
         (1, b"", "qubes.USBAttach in work failed with exit code 1 and gave no reason"),
         (1, b"\x1b]0;\x07a\nb\xff\x00\xe2\x80\xae" * 999, "work: ]0; a b ]0; a b"),
+        (1, b"%s%d 100% %(a)s", "work: %s%d 100% %(a)s [UP-913]"),
     ],
 )
 def test_what_the_user_reads(world: World, code: int, said: bytes, sentence: str) -> None:
     world.failures = [(code, said)]
     with pytest.raises(QubesException) as error:
         run(world.attach(world.work))
-    text = str(error.value)
+    text = str(error.value) % ()  # as qvm-usb does
     assert sentence in text
     assert text.isprintable()
     assert text.isascii()

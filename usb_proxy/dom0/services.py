@@ -91,7 +91,8 @@ async def _call(
 
 
 def _failure(name: str, service: str, code: int, untrusted_errors: bytes | None) -> ServiceError:
-    said = printable(untrusted_errors or b"")
+    # qvm-usb formats the text that it gets with `%` (QubesException of qubes-core-admin-client).
+    said = printable(untrusted_errors or b"").replace("%", "%%")
     if code == NOT_INSTALLED:
         message = sentence("UP-911", qube=name)
     elif code == REFUSED:
