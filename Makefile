@@ -24,9 +24,10 @@ SOURCES := .editorconfig .qubesbuilder CONTRIBUTING.md LICENSE MANIFEST.in Makef
 LAB_TOOLS := build-essential debhelper dh-python qemu-system-x86 mmdebstrap busybox-static \
 	apt-utils e2fsprogs gpg gpg-agent python3 util-linux
 PACKAGE_TOOLS := build-essential debhelper dh-python python3-all python3-setuptools python3-stdeb \
-	rpm makepkg libarchive-tools fakeroot zstd apt-utils createrepo-c gpg gpg-agent
+	rpm makepkg pacman-package-manager libarchive-tools fakeroot zstd apt-utils createrepo-c gpg \
+	gpg-agent
 CHECK_TOOLS := $(LAB_TOOLS) $(PACKAGE_TOOLS) python3-venv shellcheck devscripts lintian rpmlint \
-	mandoc libxml2-utils polkitd sudo dnf pacman-package-manager autopkgtest
+	mandoc libxml2-utils polkitd sudo dnf autopkgtest
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 TEST := -m pytest -p no:cacheprovider
 PYTHON := build/venv/bin/python
