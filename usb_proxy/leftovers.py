@@ -50,12 +50,7 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
 
     `lock` is its lock, held.
     """
-    number: int | None
-    devid: int | None = None
-    if lock.leftover:
-        number, devid = _parse_note(lock.leftover)
-    else:
-        number = runstate.read_record(host, attachment)
+    number, devid = _parse_note(lock.leftover) or (runstate.read_record(host, attachment), None)
     port = None
     # A record may be old, and two backends may number their devices alike: so a living importer's
     # word about a port counts first.
@@ -72,10 +67,12 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
     return port is not None or had_record
 
 
-def _parse_note(note: str) -> tuple[int, int]:
-    """The port and the devid of what `note_of_import` gave."""
-    number, devid = note.split(" ")
-    return int(number), int(devid)
+def _parse_note(note: str) -> tuple[int, int] | None:
+    """The port and the devid of what `note_of_import` gave; None for what it did not give."""
+    numbers = note.split(" ")
+    if len(numbers) != 2 or not all(n.isdigit() and len(n) <= 10 for n in numbers):
+        return None
+    return int(numbers[0]), int(numbers[1])
 
 
 def _is_of_another(host: Host, attachment: str, number: int) -> bool:
@@ -83,8 +80,8 @@ def _is_of_another(host: Host, attachment: str, number: int) -> bool:
     for name in runstate.lock_names(host, runstate.IMPORT):
         # Our own is held, and looking at it would give it up (fcntl(2)).
         if name != runstate.IMPORT + attachment:
-            theirs = runstate.Lock(host, name).holders_note()
-            if theirs and _parse_note(theirs)[0] == number:
+            noted = _parse_note(runstate.Lock(host, name).holders_note() or "")
+            if noted and noted[0] == number:
                 return True
     return False
 

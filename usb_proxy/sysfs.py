@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, reason
+from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, printable, reason
 from usb_proxy.idents import BusId, Target, VendorProduct
 from usb_proxy.kernel import USB_CLASS_HUB, USBDEVFS_RESET
 
@@ -48,6 +48,14 @@ class UsbDevice:
         except OSError as error:
             raise NoDeviceError("UP-302", device=self.bus_id, reason=reason(error)) from error
 
+    def number(self, name: str) -> int:
+        """The decimal number in one of its files; NoDeviceError when there is none any more."""
+        text = self.attribute(name)
+        if not (text.isdigit() and len(text) < 10):
+            shown = f"its {name} is '{printable(text.encode(), 40)}'"
+            raise NoDeviceError("UP-302", device=self.bus_id, reason=shown)
+        return int(text)
+
     def write(self, name: str, text: str) -> None:
         """Write one of its files; OSError as the kernel says."""
         self._host.write(name, text, self._folder)
@@ -73,7 +81,7 @@ class UsbDevice:
 
     def devid(self) -> int:
         """`busnum << 16 | devnum`: what usbip-host expects in every request for it."""
-        return int(self.attribute("busnum")) << 16 | int(self.attribute("devnum"))
+        return self.number("busnum") << 16 | self.number("devnum")
 
     def matches(self, target: Target) -> bool:
         """Whether this is a device that `target` names."""
@@ -149,7 +157,7 @@ class UsbDevice:
 
     def _node(self, folder: str = "") -> str:
         """The file of usbfs for this device, or for its hub with `folder` `../`."""
-        bus, device = (int(self.attribute(folder + name)) for name in ("busnum", "devnum"))
+        bus, device = (self.number(folder + name) for name in ("busnum", "devnum"))
         return f"{self._host.root}/dev/bus/usb/{bus:03d}/{device:03d}"
 
 

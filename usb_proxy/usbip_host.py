@@ -30,7 +30,7 @@ def is_held(device: UsbDevice) -> bool:
 
 def is_in_use(device: UsbDevice) -> bool:
     """Whether usbip-host has this device in a session, whoever started that."""
-    return is_held(device) and int(device.attribute("usbip_status")) != STUB_AVAILABLE
+    return is_held(device) and device.number("usbip_status") != STUB_AVAILABLE
 
 
 def take(host: Host, device: UsbDevice) -> None:
@@ -52,7 +52,7 @@ def take(host: Host, device: UsbDevice) -> None:
         host.write(f"{DRIVER}/bind", device.bus_id)
     except OSError as error:
         raise _failure("take", device, error) from error
-    if device.driver() != NAME or int(device.attribute("usbip_status")) != STUB_AVAILABLE:
+    if device.driver() != NAME or device.number("usbip_status") != STUB_AVAILABLE:
         raise NoDeviceError("UP-302", device=device.bus_id, reason="while it was taken")
     _pin(device)
     if was_kept:

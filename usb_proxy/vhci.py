@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import select
 
-from usb_proxy.errors import InUseError, PeerError, SystemLackError, reason
+from usb_proxy.errors import InUseError, PeerError, SystemLackError, printable, reason
 from usb_proxy.kernel import PortState, UsbSpeed
 from usb_proxy.uevents import Uevents
 
@@ -31,6 +31,9 @@ class Port:
     __slots__ = ("controller", "devid", "half", "index", "number", "state")
 
     def __init__(self, controller: int, index: int, fields: list[str]) -> None:
+        """ValueError or IndexError for fields that are none of a port."""
+        if not "".join(fields[1:5]).isalnum():
+            raise ValueError
         self.controller = controller
         self.index = index
         self.half = fields[0]
@@ -40,7 +43,10 @@ class Port:
 
 
 def ports(host: Host) -> Iterator[Port]:
-    """The ports of all controllers, in the kernel's order; SystemLackError without vhci-hcd."""
+    """The ports of all controllers, in the kernel's order.
+
+    SystemLackError without vhci-hcd, and with one that shows something else.
+    """
     controller = 0
     while True:
         name = f"status.{controller}" if controller else "status"
@@ -53,8 +59,13 @@ def ports(host: Host) -> Iterator[Port]:
         indices = {"hs": 0, "ss": 0}
         for line in lines:
             fields = line.split()
-            yield Port(controller, indices[fields[0]], fields)
-            indices[fields[0]] += 1
+            try:
+                port = Port(controller, indices[fields[0]], fields)
+            except (IndexError, KeyError, ValueError):
+                shown = printable(line.encode(), 60)
+                raise SystemLackError("UP-730", line=shown) from None
+            indices[port.half] += 1
+            yield port
         controller += 1
 
 

@@ -188,3 +188,16 @@ def test_the_lock_is_still_held_after_the_others_were_looked_at(kernel: FakeKern
         leftovers.remove_import(kernel, ATTACHMENT, lock)
         with Child(lambda: int(Lock(kernel, name).acquire(0))) as other:
             assert other.code() == 0
+
+
+@pytest.mark.parametrize("note", ["x", "1", "1 2 3", "-1 5", "0 " + "9" * 90])
+def test_a_note_that_makes_no_sense_blocks_nothing(kernel: FakeKernel, note: str) -> None:
+    kernel.occupy(0, DEVID)
+    kernel.occupy(1, DEVID)
+    write_record(kernel, ATTACHMENT, 0)
+    leave(kernel, "import-other-3-1", note)
+    leave(kernel, f"import-{ATTACHMENT}", note)
+    leave(kernel, "import-third-4-1", leftovers.note_of_import(1, DEVID))
+    leftovers.repair(kernel)
+    assert (kernel.used(), kernel.locks()) == ([], [])
+    assert not kernel.exists("/run/qubes/usb-import-sys-usb-2-1.state")

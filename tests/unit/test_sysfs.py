@@ -73,6 +73,10 @@ def test_a_devices_files(kernel: FakeKernel, stick: str) -> None:
         assert device.is_plugged()
         with pytest.raises(NoDeviceError, match="went away"):
             device.attribute("usbip_status")
+        for text in ("", "-1", "x", "9" * 5000):
+            (kernel.device(stick) / "devnum").write_text(f"{text}\n")
+            with pytest.raises(NoDeviceError, match="its devnum is '"):
+                device.devid()
 
 
 def test_a_device_that_took_the_place_of_another_is_not_touched(

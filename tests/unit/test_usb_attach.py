@@ -101,6 +101,7 @@ def test_success_is_told_and_the_call_stays(kernel: FakeKernel, client: Client) 
         ("head -c 3000 /dev/zero | tr '\\0' x >&2; exit 1", 6, "x" * 567 + "..." + "x" * 30),
         ("head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1", 6, "x" * 567 + "..." + "x" * 30),
         (f"{report(NUL + 'more')}; exit 1", 6, "not attached: more"),
+        (f"{report('x' + 'more')}; exit 1", 6, "not attached: more"),
     ],
 )
 def test_a_failed_call_is_told_with_all_that_was_said(

@@ -71,6 +71,13 @@ def test_without_the_driver_or_its_hubs_a_sentence_is_said(kernel: FakeKernel) -
         list(vhci.ports(kernel))
 
 
+@pytest.mark.parametrize("line", ["", "hs 0001", "xs 1 4 0 0 0 0-0", "hs -1 4 0 0 0 0-0"])
+def test_a_list_of_ports_that_is_not_known_is_told_of(kernel: FakeKernel, line: str) -> None:
+    (kernel.tree / "sys/devices/platform/vhci_hcd.0/status").write_text(f"hub port\n{line}\n")
+    with pytest.raises(SystemLackError, match=f"an unknown line '{line}'"):
+        list(vhci.ports(kernel))
+
+
 @pytest.mark.parametrize("speed", range(UsbSpeed.LOW, UsbSpeed.SUPER_PLUS + 1))
 def test_the_half_follows_the_speed(
     kernel: FakeKernel, peer: socket.socket, events: Uevents, speed: int

@@ -106,4 +106,10 @@ ENTRIES = {
         "In the qube with the controllers usbguard is installed, and its rules block the device.",
         "Run the command that the sentence names, in that qube.",
     ),
+    "UP-730": (
+        "the kernel's list of USB ports has an unknown line '{line}'; "
+        "use a kernel that Qubes provides",
+        "The kernel module vhci-hcd of this qube is newer than this program, or was changed.",
+        "Choose another kernel for the qube, or update this package.",
+    ),
 }

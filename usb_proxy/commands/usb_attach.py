@@ -118,6 +118,8 @@ def _failure(
         end = "no end in time" if code is None else f"exit code {code}"
         return PeerError("UP-609", device=target, backend=backend, service=service, end=end)
     code = untrusted_report[0] if untrusted_report else ExitCode.PEER
+    if code > ExitCode.STOPPED:
+        code = ExitCode.PEER
     # The backend tells better than the importer why it let go.
     why = [] if said and code == ExitCode.PEER else [printable(untrusted_report[1:])]
     if said:
