@@ -197,7 +197,7 @@ demo: ## carry a USB stick from one virtual machine to another, and back
 check: check-quick check-packages check-lab ## all tests, in the lab too
 
 check-quick: $(VENV) ## the tests that need no guest
-	$(PYTHON) $(TEST) tests/unit tests/dom0 tests/static
+	$(PYTHON) $(TEST) tests/unit tests/dom0 tests/static tests/fuzz
 
 check-packages: $(VENV) ## the tests of all packages: as root, for their installation
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
@@ -213,6 +213,15 @@ $(VENV): tests/requirements.txt
 	$(PYTHON) -m pip install --quiet --requirement tests/requirements.txt
 	@touch $@
 
+SECONDS := 60
+fuzz: $(VENV) ## fuzz each parser for SECONDS, or those in TARGETS; finds go to build/fuzz
+	$(PYTHON) -m tests.fuzz --all $(SECONDS) $(TARGETS)
+
+HOURS := 1
+soak: $(VENV) deb ## HOURS of random cycles in the lab, or CYCLES of them; SEED= repeats a run
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tests.soak --hours $(HOURS) \
+		$(addprefix --cycles ,$(CYCLES)) $(addprefix --seed ,$(SEED)) $(addprefix --first ,$(FIRST))
+
 bench: $(VENV) ## what the extension costs qubesd
 	@tests/setup.sh hwdata
 	$(PYTHON) -m tests.bench.dom0
@@ -225,4 +234,5 @@ clean: ## remove what was built
 
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
-	arch dom0-deb repo apt-repo dnf-repo demo check check-quick check-packages check-lab bench errors clean
+	arch dom0-deb repo apt-repo dnf-repo demo check check-quick check-packages check-lab fuzz soak bench \
+	errors clean

@@ -199,6 +199,20 @@ class Guest:
         link.symlink_to(wav.absolute())
         self.plug("usb-audio", id, bus, port, audiodev=f"audio{number}", **properties)
 
+    def plug_serial(self, id: str, bus: str = "xhci.0", port: str | None = None,
+                    **properties: Any) -> None:
+        """Plug in a serial adapter; what is sent to it is read with `serial_output`."""
+        monitor = self._machine.monitor
+        if id not in {each["label"] for each in monitor.command("query-chardev")}:
+            monitor.command("chardev-add", id=id, backend={"type": "ringbuf", "data": {}})
+        properties = {"always-plugged": True, "chardev": id, **properties}
+        self.plug("usb-serial", id, bus, port, **properties)
+
+    def serial_output(self, id: str) -> str:
+        """What was sent to a serial adapter since this was asked last, at most 64 KiB."""
+        answer = self._machine.monitor.command("ringbuf-read", device=id, size=65536)
+        return str(answer)
+
     def plug_hub(self, id: str, bus: str = "xhci.0", port: str | None = None,
                  **properties: Any) -> None:
         """Plug in a full-speed hub of eight ports."""

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One function for each parser: it takes any bytes, and raises if its property does not hold.
+
+Nothing may be raised but the errors that a user reads, and what those say has to be short
+printable ASCII; the docstring tells what else holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import string
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from usb_proxy import handshake, leftovers, runstate, sysfs, vhci
+from usb_proxy.commands import usb_attach, usb_import
+from usb_proxy.errors import (
+    ExitCode,
+    NoDeviceError,
+    PeerError,
+    RequestError,
+    SystemLackError,
+    UsbProxyError,
+    printable,
+)
+from usb_proxy.host import Host
+from usb_proxy.idents import BusId, DomainName, VendorProduct, parse_target, qubesdb_key
+from usb_proxy.kernel import SPEEDS
+from usb_proxy.qrexec import REQUEST_LIMIT, Link, read_request
+from usb_proxy.uevents import LOST, Uevents
+
+MESSAGE_LIMIT = 1500
+EXIT_CODES = {code for name, code in vars(ExitCode).items() if name.isupper() and code}
+
+
+class Broken(Exception):
+    """A property does not hold."""
+
+
+def require(holds: object, *seen: object) -> None:
+    """Not `assert`, which an option of Python turns off."""
+    if not holds:
+        raise Broken(*seen)
+
+
+@contextmanager
+def only(*allowed: type[UsbProxyError]) -> Iterator[None]:
+    """Let errors of these kinds pass, if a user may read what they say."""
+    try:
+        yield
+    except allowed as error:
+        require(re.fullmatch(rf"[ -~]{{1,{MESSAGE_LIMIT}}}", str(error)), error)
+
+
+class Shelf(Host):
+    """A machine whose small files all say the same."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        super().__init__("", {})
+        self._text = data.decode("ascii", "replace")
+
+    def read(self, path: str, directory: int | None = None) -> str:
+        if path.endswith(".1"):  # vhci-hcd's second controller
+            raise FileNotFoundError
+        return self._text
+
+
+def at_line(data: bytes) -> None:
+    """An offer that survives being sent again, or an error of the peer."""
+    with only(PeerError):
+        offer = handshake.decode(data)
+        speed = next(text for text, number in SPEEDS.items() if number == offer.speed)
+        again = handshake.decode(handshake.encode(offer.devid, speed))
+        require((again.devid, again.speed) == (offer.devid, offer.speed), data)
+        require(2**16 < offer.devid < 2**32, offer.devid)
+
+
+def _name(parse: Callable[[str], str], allowed: str) -> Callable[[bytes], None]:
+    def target(data: bytes) -> None:
+        """A name that is the text itself, of allowed characters and bounded, or a refusal."""
+        text = os.fsdecode(data)
+        with only(RequestError):
+            name = parse(text)
+            require(name == text == parse(name), text)
+            require(set(name) <= set(allowed) and len(name) <= 34, name)
+
+    return target
+
+
+def at_key(data: bytes) -> None:
+    """A key that stands for one device alone."""
+    with only(RequestError):
+        bus_id = BusId.parse(os.fsdecode(data))
+        key = qubesdb_key(bus_id).removeprefix("/qubes-usb-devices/")
+        require(set(key) <= set(string.digits + "-_"), key)
+        require(BusId.parse(key.replace("_", ".")) == bus_id, key)
+
+
+def at_request(data: bytes) -> None:
+    """The words of the first line, however it is cut into pieces, or a refusal.
+
+    The first byte is the size of the pieces.
+    """
+    size, data = (data[0] % REQUEST_LIMIT or 1, data[1:2000]) if data else (1, b"")
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far, only(RequestError):
+        far.setblocking(False)
+        try:
+            for start in range(0, len(data), size):
+                far.send(data[start : start + size])
+        except BlockingIOError:
+            return
+        far.close()
+        fields = read_request(Host(link=near.fileno()))
+        line = data.partition(b"\n")[0]
+        require(fields == line.decode("ascii").split(), fields)
+        require(sum(map(len, fields)) <= REQUEST_LIMIT, fields)
+
+
+def at_link(data: bytes) -> None:
+    """The first line, and the kernel gets all that follows it."""
+    near, far = socket.socketpair()
+    with near, far, only(PeerError):
+        far.sendall(data[:4096])
+        far.close()
+        host = Host(link=near.fileno())
+        line = Link(host).read_line(host.now() + 10)
+        near.settimeout(0)
+        require(line + near.recv(8192) == data[:4096], line)
+        require(line.find(b"\n") == len(line) - 1 < handshake.LINE_LIMIT, line)
+
+
+def at_ports(data: bytes) -> None:
+    """Ports with plain numbers, or one sentence about the kernel."""
+    with only(SystemLackError):
+        for port in vhci.ports(Shelf(b"hub port sta spd dev\n" + data)):
+            require(port.half in ("hs", "ss"), port.half)
+            require(min(port.number, port.state, port.devid, port.index) >= 0, port.number)
+
+
+class _Netlink:
+    """The kernel's socket: each message has its sender's port and its text."""
+
+    def __init__(self, data: bytes) -> None:
+        self.messages = [(part[:1], part[1:]) for part in data.split(b"\n")]
+        self.errors = data.count(b"\xff")
+
+    def recvfrom(self, limit: int) -> tuple[bytes, tuple[int, int]]:
+        if self.errors:
+            self.errors -= 1
+            raise OSError(errno.ENOBUFS, "lost")
+        if not self.messages:
+            raise BlockingIOError
+        sender, text = self.messages.pop(0)
+        return text[:limit], (0 if sender == b"k" else 77, 1)
+
+
+def at_uevents(data: bytes) -> None:
+    """The first text of each message of the kernel's, and of nobody else."""
+    events = Uevents.__new__(Uevents)
+    events._socket = _Netlink(data)  # type: ignore[assignment]
+    told = events.pending()
+    kernels = [part[1:] for part in data.split(b"\n") if part[:1] == b"k"]
+    lost = data.count(b"\xff")
+    require(told[:lost] == [LOST] * lost, told)
+    expected = [text[:8192].partition(b"\0")[0].decode("ascii", "replace") for text in kernels]
+    require(told[lost:] == expected, told)
+
+
+def at_note(data: bytes) -> None:
+    """The port and the device that were noted, or nothing."""
+    note = data[: runstate.NOTE_LIMIT].decode("ascii", "replace")
+    found = leftovers._parse_note(note)
+    require(found is None or leftovers.note_of_import(*found).split() == _plain(note), found)
+    require(found is None or min(found) >= 0, found)
+
+
+def _plain(note: str) -> list[str]:
+    return [number.lstrip("0") or "0" for number in note.split(" ")]
+
+
+def at_record(data: bytes) -> None:
+    """A small number, or nothing."""
+    port = runstate.read_record(Shelf(data), "sys-usb-2-1")
+    require(port is None or 0 <= port < 10**5, port)
+    require(port is None or str(port).encode() in data, port)
+
+
+def at_state_file(data: bytes) -> None:
+    """The attachment whose record this is, and no other file of the folder."""
+    with only(RequestError):
+        attachment = usb_import._attachment(os.fsdecode(data))
+        require("/" not in attachment, attachment)
+        require(runstate.record_path(attachment) == os.fsdecode(data), attachment)
+
+
+def _make_device() -> sysfs.UsbDevice:
+    """One whose folder has gone since."""
+    with tempfile.TemporaryDirectory() as root:
+        os.makedirs(f"{root}/sys/bus/usb/devices/2-1")
+        return sysfs.UsbDevice(Host(root, {}), BusId("2-1"))
+
+
+_DEVICE = _make_device()
+
+
+def _device(data: bytes) -> sysfs.UsbDevice:
+    """A device all of whose files say the same."""
+    _DEVICE._host = Shelf(data)
+    return _DEVICE
+
+
+def at_attributes(data: bytes) -> None:
+    """Numbers that can be sent to the other kernel, or one sentence about the device."""
+    device = _device(data)
+    with only(NoDeviceError):
+        require(device.matches(VendorProduct("0x1234.0x5678")) in (True, False))
+        require(device.refusal() is None or "is a hub" in str(device.refusal()))
+        require(device.number("usbip_status") >= 0)
+        require(device.devid() >= 0, device.devid())
+
+
+def at_property(data: bytes) -> None:
+    """The rest of the line that names the property, and no other's."""
+    value = _device(data).property("QUBES_USB_RESET")
+    lines = data.decode("ascii", "replace").splitlines()
+    require(value is None or f"E:QUBES_USB_RESET={value}" in lines, value)
+
+
+def at_printable(data: bytes) -> None:
+    """One line of printable ASCII, as long as is wanted."""
+    limit = 3 + len(data) % 700
+    shown = printable(data, limit)
+    require(re.fullmatch(r"[ -~]*", shown) and len(shown) <= limit, shown)
+    require(shown == shown.strip() and printable(shown.encode(), limit) == shown, shown)
+
+
+def at_report(data: bytes) -> None:
+    """The one byte that means success, or a sentence with an exit code of ours.
+
+    The first byte is the exit code of the call; what follows NUL NUL is its standard error.
+    """
+    code, data = (data[0], data[1:]) if data else (None, b"")
+    said, _, errors = data.partition(b"\0\0")
+    pipes = []
+    for text in (said, errors):
+        reader, writer = os.pipe()
+        os.write(writer, text[:60000])
+        os.close(writer)
+        pipes.append(reader)
+    try:
+        heard = usb_attach._listen(Host(), *pipes)
+    finally:
+        for reader in pipes:
+            os.close(reader)
+    require(max(map(len, heard)) <= usb_attach.OUTPUT_LIMIT, heard)
+    if heard[0] != usb_attach.ATTACHED:
+        failure = usb_attach._failure(DomainName("sys-usb"), BusId("2-1"), code, *heard)
+        require(failure.code in EXIT_CODES, failure.code)
+        with only(UsbProxyError):
+            raise failure
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "line": at_line,
+    "bus_id": _name(BusId.parse, string.digits + "-."),
+    "vendor_product": _name(VendorProduct.parse, string.hexdigits + "x."),
+    "target": _name(parse_target, string.hexdigits + "x-."),
+    "domain": _name(DomainName.parse, string.ascii_letters + string.digits + "_.-"),
+    "key": at_key,
+    "request": at_request,
+    "link": at_link,
+    "ports": at_ports,
+    "uevents": at_uevents,
+    "note": at_note,
+    "record": at_record,
+    "state_file": at_state_file,
+    "attributes": at_attributes,
+    "property": at_property,
+    "printable": at_printable,
+    "report": at_report,
+}

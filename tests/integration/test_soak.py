@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A few cycles of what `make soak` does for hours."""
+
+from tests.soak.soak import Limits, Soak
+
+from .conftest import Qubes
+
+
+def test_a_few_cycles(qubes: Qubes) -> None:
+    soak = Soak(qubes, 5, print, "super serial")
+    assert soak.run(Limits(cycles=5, seconds=600)) == [], soak.report()
+    assert soak.cycles == 5
