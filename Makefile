@@ -17,8 +17,8 @@ SITE = $(shell PATH=/usr/bin:/bin python3 -c 'import sysconfig as s; print(s.get
 	"deb_system" if "deb_system" in s.get_scheme_names() else "posix_prefix", {"base": "/usr"}))')
 EGG = $(SITE)/qubes_usb_proxy_dom0-$(VERSION).egg-info
 SOURCES := .editorconfig .qubesbuilder CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md \
-	archlinux debian docs man policy polkit programs pyproject.toml qubes-rpc rpm_spec setup.py \
-	stdeb.cfg sudoers tests udev usb_proxy version
+	SECURITY.md archlinux debian docs man policy polkit programs pyproject.toml qubes-rpc rpm_spec \
+	setup.py stdeb.cfg sudoers tests udev usb_proxy version
 
 # What the lab, the packages and the checks need on Debian 12 or 13; installed when it is missing.
 LAB_TOOLS := build-essential debhelper dh-python qemu-system-x86 mmdebstrap busybox-static \
@@ -48,7 +48,7 @@ install-vm: ## install the program of a qube, below DESTDIR if that is set
 	install -m 0440 -t $(DESTDIR)/etc/sudoers.d sudoers/*
 	install -Dm 0644 -t $(DESTDIR)/usr/lib/udev/rules.d udev/*
 	install -Dm 0644 -t $(DESTDIR)/usr/share/polkit-1/actions polkit/*
-	install -Dm 0644 -t $(DESTDIR)/usr/share/doc/qubes-usb-proxy README.md
+	install -Dm 0644 -t $(DESTDIR)/usr/share/doc/qubes-usb-proxy README.md SECURITY.md
 	install -Dm 0644 -t $(DESTDIR)$(MAN)/man7 man/*.7
 	install -Dm 0644 -t $(DESTDIR)$(MAN)/man8 man/*.8
 	gzip -9nf $(patsubst man/%,$(DESTDIR)$(MAN)/man7/%,$(wildcard man/*.7)) \

@@ -31,7 +31,7 @@ ALLOWED = (
     ("dom0-rpm", r"/etc/qubes", "a folder that other packages own"),
     ("deb dom0-deb", r".*/__pycache__(/.*)?", "Debian makes byte code when it installs"),
     ("deb", r"/usr/share/python3(/.*)?", "and when Python is upgraded"),
-    ("deb", r"/usr/share/doc/qubes-usb-proxy/(README\.md|README\.md\.gz|changelog\.gz|copyright)",
+    ("deb", r"/usr/share/doc/qubes-usb-proxy/([A-Z]+\.md(\.gz)?|changelog\.gz|copyright)",
      "Debian's documentation"),
     ("dom0-deb", r"/usr/share(/doc(/qubes-usb-proxy-dom0(/.*)?)?)?", "Debian's documentation"),
     ("deb", r"/usr/share/lintian(/.*)?", "Debian's linter"),
