@@ -86,6 +86,9 @@ def test_keyboard_types_in_the_frontend(qubes: Qubes) -> None:
     assert qubes.attach(keyboard).code == 0
     event = "/dev/input/by-id/usb-QEMU_QEMU_USB_Keyboard*-event-kbd"
     qubes.frontend.wait_for(f"test -e {event}")
+    # udev's list of devices that may fall asleep has this one, and USB/IP could not wake it up.
+    asleep = "/sys/devices/platform/vhci_hcd.*/usb*/*-*/power/control"
+    assert qubes.frontend.run(f"cat {asleep}").text == "on"
     # struct input_event is 24 bytes: EV_MSC, EV_KEY and EV_SYN for the first press.
     listening = qubes.frontend.start_command(f"exec dd if=$(ls {event}) bs=72 count=1")
     qubes.frontend.wait_for("pgrep -x dd")
