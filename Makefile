@@ -49,6 +49,7 @@ install-vm: ## install the program of a qube, below DESTDIR if that is set
 	install -Dm 0644 -t $(DESTDIR)/usr/lib/udev/rules.d udev/*
 	install -Dm 0644 -t $(DESTDIR)/usr/share/polkit-1/actions polkit/*
 	install -Dm 0644 -t $(DESTDIR)/usr/share/doc/qubes-usb-proxy README.md SECURITY.md
+	install -Dm 0644 -t $(DESTDIR)/usr/share/doc/qubes-usb-proxy/docs docs/*.md docs/*.svg
 	install -Dm 0644 -t $(DESTDIR)$(MAN)/man7 man/*.7
 	install -Dm 0644 -t $(DESTDIR)$(MAN)/man8 man/*.8
 	gzip -9nf $(patsubst man/%,$(DESTDIR)$(MAN)/man7/%,$(wildcard man/*.7)) \
@@ -194,10 +195,13 @@ demo: ## carry a USB stick from one virtual machine to another, and back
 	@$(MAKE) --silent deb
 	@$(SUDO) env PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/lab/demo.py
 
+demo-picture: ## make demo, and draw what it prints: docs/demo.svg
+	/usr/bin/python3 -m tests.docs.picture
+
 check: check-quick check-packages check-lab ## all tests, in the lab too
 
 check-quick: $(VENV) ## the tests that need no guest
-	$(PYTHON) $(TEST) tests/unit tests/dom0 tests/static tests/fuzz
+	$(PYTHON) $(TEST) tests/unit tests/dom0 tests/static tests/fuzz tests/docs
 
 check-packages: $(VENV) ## the tests of all packages: as root, for their installation
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
@@ -234,5 +238,5 @@ clean: ## remove what was built
 
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
-	arch dom0-deb repo apt-repo dnf-repo demo check check-quick check-packages check-lab fuzz soak bench \
-	errors clean
+	arch dom0-deb repo apt-repo dnf-repo demo demo-picture check check-quick check-packages check-lab \
+	fuzz soak bench errors clean

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands in the documents, with what they are said to print.
+
+A block of `console` has commands after a prompt, `MACHINE$` or, as root, `MACHINE#`, and their
+output: `...` stands for a part of a line, or for any lines. A block of `policy` is dom0's rules,
+one of `udev` those of sys-usb. A comment `<!-- lab: ... -->` is done before what follows and not
+shown: a command with its prompt, or `plug the stick`.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TOP = Path(__file__).parents[2]
+DOCUMENTS = [*(TOP / name for name in ("README.md", "CONTRIBUTING.md", "tests/lab/README.md"))]
+DOCUMENTS += sorted((TOP / "docs").glob("*.md"))
+
+PROMPT = re.compile(r"([a-z][a-z0-9-]*)?([$#]) (.+)")
+
+
+@dataclass
+class Step:
+    """Something to do: a command, or with another `kind` than `console` a whole block."""
+
+    document: str
+    line: int
+    kind: str
+    machine: str
+    is_root: bool
+    text: str
+    output: list[str] = field(default_factory=list)
+    is_shown: bool = True
+
+    @property
+    def place(self) -> str:
+        """Where it stands."""
+        return f"{self.document}:{self.line}"
+
+    def difference(self, printed: str) -> str:
+        """What is wrong with what was printed, or nothing."""
+        lines = [
+            "(?:.*\n)*" if line == "..." else ".*".join(map(re.escape, line.split("..."))) + "\n"
+            for line in self.output
+        ]
+        text = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
+        if not self.is_shown or re.fullmatch("".join(lines), text):
+            return ""
+        expected = "\n".join(self.output)
+        return f"{self.place}: {self.text}\n--- the document says\n{expected}\n--- seen\n{text}"
+
+
+def command(place: tuple[str, int], text: str) -> Step:
+    """The step of a line with a prompt."""
+    found = PROMPT.fullmatch(text)
+    assert found, f"{place}: no prompt in {text!r}"
+    return Step(*place, "console", found[1] or "", found[2] == "#", found[3])
+
+
+def steps(path: Path) -> Iterator[Step]:
+    """What a document says to do, in order."""
+    name = str(path.relative_to(TOP))
+    language = ""
+    block: list[str] = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        hidden = re.fullmatch(r"<!-- lab: (.*) -->", line)
+        if hidden and hidden[1] == "plug the stick":
+            yield Step(name, number, "plug", "sys-usb", True, "stick", is_shown=False)
+        elif hidden:
+            step = command((name, number), hidden[1])
+            step.is_shown = False
+            yield step
+        elif line.startswith("```") and not language:
+            language, block = line[3:] or "nothing", []
+        elif line.startswith("```"):
+            yield from _steps_of_block((name, number - len(block)), language, block)
+            language = ""
+        elif language:
+            block.append(line)
+
+
+def _steps_of_block(place: tuple[str, int], language: str, block: list[str]) -> Iterator[Step]:
+    name, first = place
+    if language != "console":
+        machine = {"policy": "dom0", "udev": "sys-usb"}.get(language, "")
+        yield Step(name, first, language, machine, True, "\n".join(block) + "\n")
+        return
+    step = None
+    for number, line in enumerate(block, start=first):
+        if PROMPT.fullmatch(line):
+            if step:
+                yield step
+            step = command((name, number), line)
+        else:
+            assert step, f"{name}:{number}: output without a command"
+            step.output.append(line)
+    if step:
+        yield step
+
+
+ALL = {path: list(steps(path)) for path in DOCUMENTS}
+LAB = ("dom0", "work", "sys-usb")
+LAB_DOCUMENTS = ("README.md", "docs/users.md")
+
+NOT_RUN = {
+    "sudo apt update": "needs a mirror of Debian",
+    "sudo apt install make": "needs a mirror of Debian",
+    "make demo": "`make demo-picture` runs it, and the steps in the picture are compared with it",
+    "sudo apt install qubes-usb-proxy": "no mirror has it; apt installs it in tests/packaging",
+    "sudo dnf install qubes-usb-proxy": "no mirror has it; dnf installs it in tests/packaging",
+    "sudo qubes-dom0-update qubes-usb-proxy-dom0": "needs dom0; apt and dnf install it in "
+    "tests/packaging",
+    "sudo systemctl restart qubesd": "the lab has a model of qubesd, which is no service",
+    "make check-packages": "it is what runs these",
+    "cp qubes-usb-proxy.repo /etc/yum.repos.d/": "no Fedora here; tests/packaging has dnf use it",
+    "dnf install qubes-usb-proxy": "no Fedora here; dnf installs it in tests/packaging",
+}
+"""The commands that no test runs as they stand, and why."""
