@@ -82,6 +82,10 @@ def test_nothing_is_said_without_an_entry() -> None:
             if name in OF_QUBESD:
                 assert not isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
             assert name not in ("say", "print") or path.stem == "start", (path, call.lineno)
+            if name in ("warning", "error", "info") and path.parent.name == "dom0":
+                form, text = call.args
+                assert isinstance(form, ast.Constant) and form.value == "%s", (path, call.lineno)
+                assert isinstance(text, ast.Name) or next(calls(text))[0] == "sentence"
 
 
 def test_ids_are_unique_sorted_and_of_a_group() -> None:

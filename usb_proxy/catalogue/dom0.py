@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""UP-9: what qubesd's extension in dom0 says, to users of qvm-usb."""
+"""UP-9: what qubesd's extension in dom0 says: to users of qvm-usb, and in the qubes' logs."""
 
 ENTRIES = {
     "UP-901": (
@@ -88,5 +88,47 @@ ENTRIES = {
         "a port of class '{devclass}' has no USB device; name one of class 'usb'",
         "Some program asked this extension for a device of another kind.",
         "Report the program that asked.",
+    ),
+    "UP-918": (
+        "USB device {port} is not attached to {qube}: {quoted}",
+        "It is assigned to that qube, but could not be attached, for the reason that is quoted.",
+        "It is tried again for half a minute, where that may help. See the quoted sentence.",
+    ),
+    "UP-919": (
+        "USB device {port} is not attached to {qube}, given up; attach it with qvm-usb",
+        "It is assigned to that qube, but could not be attached for half a minute.",
+        "See the sentences before this one in the same log, and attach it with `qvm-usb`.",
+    ),
+    "UP-920": (
+        "USB device {port} ({device}) is not the one that is assigned to {qube} ({wanted}), "
+        "skipped; assign it if it shall be attached",
+        "Another device is in a port that is assigned together with the identity of a device.",
+        "`qvm-usb assign` this device, too, or the port alone with `--port`.",
+    ),
+    "UP-921": (
+        "USB device {port} was {done} {qube}, but the QubesDB of its qube disagrees; "
+        "see 'qvm-usb list'",
+        "The two qubes did what was asked, and the one with the controllers did not note it.",
+        "If `qvm-usb list` is wrong, restart the qube with the controllers.",
+    ),
+    "UP-922": (
+        "USB devices of {qube} cannot be read: {reason}; look again when that qube runs",
+        "The QubesDB of a qube did not answer, often because the qube is just ending.",
+        "Nothing, if it was; else restart that qube.",
+    ),
+    "UP-923": (
+        "what is assigned to {qube} cannot be read: {reason}; see 'qvm-usb list --assignments'",
+        "The settings of that qube are broken, or it is just being changed.",
+        "Look at the assignments; remove and make anew those that cannot be read.",
+    ),
+    "UP-924": (
+        "{event}: another extension's handler failed: {reason}; report it to its authors",
+        "An extension of qubesd that is not this one failed when it was told of a device.",
+        "Report it to its authors; this one goes on.",
+    ),
+    "UP-925": (
+        "USB device {port} cannot be attached by itself: {reason}; attach it with qvm-usb",
+        "Something in qubesd failed while a device that had appeared was looked at.",
+        "Attach it with `qvm-usb`; report the sentence if it comes again.",
     ),
 }

@@ -59,8 +59,7 @@ ENTRIES = {
     "UP-210": (
         "no request on stdin within {seconds:.0f} s; write one line, such as 'sys-usb 2-1'",
         "The service was called, and told nothing.",
-        "Give it a line: "
-        "`echo sys-usb 2-1 | qvm-run -p -u root --service work qubes.USBAttach`.",
+        "Give it a line: `echo sys-usb 2-1 | qvm-run -p -u root --service work qubes.USBAttach`.",
     ),
     "UP-211": (
         "the request on stdin cannot be read: {reason}; write one line, such as 'sys-usb 2-1'",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
 from usb_proxy.dom0.qubesd import Port, local_qubes
 from usb_proxy.dom0.services import ServiceError
+from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
     from usb_proxy.dom0.qubesd import Assignment, Qube
@@ -44,7 +45,7 @@ def candidates(device: USBDevice) -> dict[Qube, Assignment]:
             if may and (assignment := wanted(vm, device)):
                 found[vm] = assignment
         except Exception as error:  # of one qube only, such as libvirt's
-            vm.log.warning("assignments of %s cannot be read: %s", vm.name, error)
+            vm.log.warning("%s", sentence("UP-923", qube=vm.name, reason=error))
     return found
 
 
@@ -56,13 +57,14 @@ def wanted(vm: Qube, device: USBDevice) -> Assignment | None:
         if assignment.port_id == device.port_id and (
             assignment.backend_domain == device.backend_domain
         ):
-            vm.log.warning(
-                "USB device %s (%s) is not the one that is assigned to %s (%s), skipped",
-                device.port,
-                device.device_id,
-                vm.name,
-                assignment.device_id,
+            text = sentence(
+                "UP-920",
+                port=device.port,
+                device=device.device_id,
+                qube=vm.name,
+                wanted=assignment.device_id,
             )
+            vm.log.warning("%s", text)
     return None
 
 
@@ -88,7 +90,8 @@ class _Chain:
             try:
                 await self._follow(device, confirm)
             except Exception as error:
-                device.backend_domain.log.warning("USB device %s: %s", device.port, error)
+                text = sentence("UP-925", port=device.port, reason=error)
+                device.backend_domain.log.warning("%s", text)
         self.tried.set()
 
     async def _follow(self, device: USBDevice, confirm: Confirm) -> None:
@@ -101,7 +104,7 @@ class _Chain:
                 return
             self.tried.set()
         if vm is not None:
-            vm.log.warning("USB device %s: not attached to %s, given up", device.port, vm.name)
+            vm.log.warning("%s", sentence("UP-919", port=device.port, qube=vm.name))
 
     async def _choose(self, device: USBDevice, confirm: Confirm) -> Qube | None:
         found = candidates(device)
@@ -122,7 +125,8 @@ class _Chain:
         try:
             await self._attach(vm, device, assignment)
         except Exception as error:
-            vm.log.warning("USB device %s: not attached to %s: %s", device.port, vm.name, error)
+            text = sentence("UP-918", port=device.port, qube=vm.name, quoted=error)
+            vm.log.warning("%s", text)
             return isinstance(error, ServiceError) and error.hopeless
         return True
 

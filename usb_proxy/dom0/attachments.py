@@ -134,7 +134,7 @@ class Attachments:
                 frontend = None if vm is None or vm.name == stopped else vm.name
                 found[str(port)] = ledger.Seen(device.device_id, frontend)
         except Exception as error:  # libvirt's, of one of the frontends
-            backend.log.warning("USB devices of %s: %s", backend.name, error)
+            backend.log.warning("%s", sentence("UP-922", qube=backend.name, reason=error))
             return None
         return found
 
@@ -209,7 +209,7 @@ class Attachments:
                     wake.clear()
         except TimeoutError:
             verb = "detached from" if detaching else "attached to"
-            vm.log.warning("USB device %s was %s %s; QubesDB disagrees", port, verb, vm.name)
+            vm.log.warning("%s", sentence("UP-921", port=port, done=verb, qube=vm.name))
         finally:
             self._waiting.discard(wake)
 

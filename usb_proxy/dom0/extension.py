@@ -134,7 +134,7 @@ class USBProxyExtension(Extension):
                     if backend == vm or wanted(vm, device):
                         tried.append(self.assignments.start(device))
         except Exception as error:
-            vm.log.warning("USB devices assigned to %s: %s", vm.name, error)
+            vm.log.warning("%s", sentence("UP-923", qube=vm.name, reason=error))
         return tried
 
     async def _attach_assigned(self, vm: Qube, device: USBDevice, assignment: Assignment) -> None:

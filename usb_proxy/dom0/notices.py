@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
 from usb_proxy.dom0.qubesd import Port
+from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
     from usb_proxy.dom0.ledger import Change
@@ -80,11 +81,11 @@ def fire(vm: Qube, event: str, **arguments: Any) -> None:
     try:
         vm.fire_event(event, **arguments)
     except Exception as error:
-        vm.log.warning("%s: a handler failed: %s", event, error)
+        vm.log.warning("%s", sentence("UP-924", event=event, reason=error))
 
 
 async def _fire_async(vm: Qube, event: str, **arguments: Any) -> None:
     try:
         await vm.fire_event_async(event, **arguments)
     except Exception as error:
-        vm.log.warning("%s: a handler failed: %s", event, error)
+        vm.log.warning("%s", sentence("UP-924", event=event, reason=error))

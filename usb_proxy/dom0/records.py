@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usb_proxy.dom0 import untrusted
+from usb_proxy.errors import sentence
 from usb_proxy.idents import qubesdb_key
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def ports(backend: Qube) -> list[BusId]:
             return []
         return untrusted.bus_ids(backend.untrusted_qdb.list(untrusted.ROOT + "/") or ())
     except Exception as error:  # libvirt's and QubesDB's, of a qube that is being killed
-        backend.log.warning("USB devices of %s cannot be listed: %s", backend.name, error)
+        backend.log.warning("%s", sentence("UP-922", qube=backend.name, reason=error))
         return []
 
 
@@ -31,7 +32,7 @@ def read(backend: Qube, port: BusId, entry: str) -> bytes | None:
             return None
         untrusted_value = backend.untrusted_qdb.read(f"{qubesdb_key(port)}/{entry}")
     except Exception as error:
-        backend.log.warning("USB device %s:%s cannot be read: %s", backend.name, port, error)
+        backend.log.warning("%s", sentence("UP-922", qube=backend.name, reason=error))
         return None
     return untrusted_value if isinstance(untrusted_value, bytes) else None
 
