@@ -2,7 +2,8 @@
 """The commands in the documents, with what they are said to print.
 
 A block of `console` has commands after a prompt, `MACHINE$` or, as root, `MACHINE#`, and their
-output: `...` stands for a part of a line, or for any lines. A block of `policy` is dom0's rules,
+output. There `...` stands for any lines, or within one for a part without a gap between columns;
+how wide such a gap is does not count. A block of `policy` is dom0's rules,
 one of `udev` those of sys-usb. A comment `<!-- lab: ... -->` is done before what follows and not
 shown: a command with its prompt, or `plug the stick`.
 """
@@ -39,15 +40,22 @@ class Step:
 
     def difference(self, printed: str) -> str:
         """What is wrong with what was printed, or nothing."""
-        lines = [
-            "(?:.*\n)*" if line == "..." else ".*".join(map(re.escape, line.split("..."))) + "\n"
-            for line in self.output
-        ]
-        text = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
+        lines = ["(?:.*\n)*" if line == "..." else _pattern(line) for line in self.output]
+        text = "".join(f"{_narrow(line)}\n" for line in printed.splitlines())
         if not self.is_shown or re.fullmatch("".join(lines), text):
             return ""
         expected = "\n".join(self.output)
         return f"{self.place}: {self.text}\n--- the document says\n{expected}\n--- seen\n{text}"
+
+
+def _narrow(line: str) -> str:
+    """A line with the smallest gaps between its columns."""
+    return re.sub(" {2,}", "  ", line.rstrip())
+
+
+def _pattern(line: str) -> str:
+    """What matches a line."""
+    return "(?:(?!  ).)*".join(map(re.escape, _narrow(line).split("..."))) + "\n"
 
 
 def command(place: tuple[str, int], text: str) -> Step:
