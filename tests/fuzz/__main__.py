@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,12 @@ TOP = Path(__file__).parents[2]
 FINDS = TOP / "build/fuzz"
 CORPUS = Path(__file__).parent / "corpus"
 INPUT_LIMIT = 4096
+CORPUS_LIMIT = 200
+"""What is kept is small enough to be looked at."""
+
+SHA1_DIGITS = 40
+"""libFuzzer's names."""
+
 SUMMARY = re.compile(r"#(\d+)\s+DONE\s+cov: (\d+) ft: (\d+) corp: (\d+)/(\S+).*?exec/s: (\d+)")
 
 
@@ -27,7 +34,9 @@ def fuzz(name: str, options: list[str]) -> None:
     atheris.enabled_hooks.add("str")
     with atheris.instrument_imports(include=["usb_proxy"]):
         from .all_targets import TARGETS  # noqa: PLC0415 (what is imported here is instrumented)
-    atheris.Setup(["fuzz", *options], TARGETS[name])
+    # A merge starts itself again, by a shell.
+    ourselves = f"{shlex.quote(sys.executable)} -m tests.fuzz {name}"
+    atheris.Setup([ourselves, *options], TARGETS[name])
     atheris.Fuzz()
 
 
@@ -69,8 +78,12 @@ def run_all(seconds: str, names: list[str]) -> int:
 def keep(names: list[str]) -> int:
     """Add to the corpus what reaches code that it does not reach yet."""
     for name in names or targets():
-        done = start(name, "-merge=1", str(CORPUS / name), str(FINDS / name))
-        print(name, *re.findall(r"MERGE-OUTER: \d+ new files.*", done.stderr))
+        corpus = CORPUS / name
+        start(name, "-merge=1", f"-max_len={CORPUS_LIMIT}", str(corpus), str(FINDS / name))
+        fresh = [path for path in corpus.iterdir() if len(path.name) == SHA1_DIGITS]
+        for path in fresh:
+            path.rename(corpus / f"found-{path.name[:8]}")
+        print(f"{name}: {len(fresh)} added")
     return 0
 
 

@@ -115,15 +115,17 @@ class Attachment:
         bus_id = self.device.bus_id
         exporter = f"usb-export {bus_id}$"
         importer = f"usb-import /run/qubes/usb-import-sys-usb-{bus_id}.state"
+        # Not qrexec-client-vm, which is told the importer's name as well.
+        both = "(^/bin/sh /usr/lib/qubes/|[l]aunch )"
         frontend, backend = self.qubes.frontend, self.qubes.backend
         if what == "agent":
             parent = f"ps -o ppid= -p $(pgrep -o -f '/[u]{exporter[1:]}')"
             return backend, f"agent=$({parent}); [ $agent -gt 1 ] && kill -{signal} $agent"
         return {
             "exporter": (backend, f"pkill -{signal} -f '[l]aunch {exporter}'"),
-            "exporter and its shell": (backend, f"pkill -{signal} -f '[u]{exporter[1:]}'"),
+            "exporter and its shell": (backend, f"pkill -{signal} -f '{both}{exporter}'"),
             "importer": (frontend, f"pkill -{signal} -f '[l]aunch {importer}'"),
-            "importer and its shell": (frontend, f"pkill -{signal} -f '^[^q]*[u]{importer[1:]}'"),
+            "importer and its shell": (frontend, f"pkill -{signal} -f '{both}{importer}'"),
             "client": (frontend, f"pkill -{signal} -f '[q]rexec-client-vm sys-usb .*+{bus_id} '"),
         }[what]
 

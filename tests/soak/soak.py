@@ -7,6 +7,7 @@ same time, with `ROUNDS` cycles each; after it nothing may be left in either gue
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -154,6 +155,7 @@ class Soak:
             counter[name] += 1
 
     def _fail(self, text: str) -> None:
+        text = text.partition("\n--- console of ")[0]
         with self._lock:
             self.failures.append(text)
         self._say(f"FAILED (SEED={self.seed}): {text}")
@@ -164,7 +166,9 @@ class Soak:
         try:
             it.call("detach")
             it.call("take back")
-            it.replug()
+            with contextlib.suppress(LabError):  # It may be out already.
+                device.unplug()
+            device.plug()
             it.settle()
         except (Wrong, LabError) as error:
             self._fail(f"{device.name} is not to be had any more: {error}")
