@@ -25,7 +25,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Host:
     """The machine as this program sees it; tests give another root, environment and FDs.
 
-    `root` is put before every path, `link` is the FD that qrexec calls stdin.
+    `root` is put before every path, `link` is the FD that qrexec calls stdin. `stopped_by` is the
+    stop signal that has come, or 0.
     """
 
     def __init__(
@@ -34,11 +35,14 @@ class Host:
         environment: Mapping[str, str] = os.environ,
         link: int = 0,
         errors: int = 2,
+        output: int = 1,
     ) -> None:
         self.root = root
         self.environment = environment
         self.link = link
         self.errors = errors
+        self.output = output
+        self.stopped_by = 0
         self._wakeup = -1
 
     # Files. A kernel file gets one write() and never O_CREAT.
@@ -175,7 +179,10 @@ class Host:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        self.stopped_by = number
 
     def wait(
         self, events: Mapping[int, int], deadline: float | None, stoppable: bool = True

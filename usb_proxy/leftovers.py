@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
-from usb_proxy import qubesdb, runstate, usbip_host, vhci
+import time
+
+from usb_proxy import journal, qubesdb, runstate, usbip_host, vhci
 from usb_proxy.errors import NoDeviceError, SystemLackError, UsbProxyError
+from usb_proxy.host import signal
 from usb_proxy.idents import BusId
 from usb_proxy.sysfs import UsbDevice
 
@@ -40,6 +43,34 @@ def give_back(host: Host, device: UsbDevice) -> None:
     usbip_host.give_back(host, device, host.exists(KEEP_UNBOUND))
 
 
+def why_stopped(host: Host) -> str:
+    """For the journal: why this process was told to end, or nothing if it was not.
+
+    SIGTERM comes from whoever detaches in this qube, and when the qube shuts down.
+    """
+    if not host.stopped_by:
+        return ""
+    return journal.DETACHED_HERE if host.stopped_by == signal.SIGTERM else journal.STOPPED
+
+
+def tell_of_death(host: Host, lock: runstate.Lock) -> None:
+    """Tell the journal of the holder of a lock that has died, if there was one."""
+    if not lock.leftover:
+        return
+    is_import = lock.name.startswith(runstate.IMPORT)
+    seconds = None
+    try:
+        told, since = runstate.notice(host, lock.name)
+        seconds = time.time() - since
+    except FileNotFoundError:
+        told = "a qube"  # It died at its very start.
+    if is_import:
+        peer, device = runstate.split_attachment(lock.name.removeprefix(runstate.IMPORT))
+    else:
+        peer, device = told, lock.name.removeprefix(runstate.EXPORT)
+    journal.Attachment(host, device, peer, is_import).detached(journal.DIED, seconds)
+
+
 def note_of_import(port: int, devid: int) -> str:
     """What an importer notes in its lock: the port, and which device is meant."""
     return f"{port} {devid}"
@@ -63,6 +94,7 @@ def remove_import(host: Host, attachment: str, lock: runstate.Lock) -> bool:
             raise SystemLackError("UP-714", attachment=attachment, port=port.number)
     had_record = host.exists(runstate.record_path(attachment))
     runstate.remove_record(host, attachment)
+    tell_of_death(host, lock)
     lock.note("")
     return port is not None or had_record
 
@@ -119,4 +151,5 @@ def end_export(host: Host, bus_id: BusId, lock: runstate.Lock) -> None:
                 give_back(host, device)
         except NoDeviceError:
             pass  # Unplugged: there is nothing to give back.
+    tell_of_death(host, lock)
     lock.note("")

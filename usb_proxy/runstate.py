@@ -26,6 +26,7 @@ LOCKS = "/run/qubes-usb-proxy"
 EXPORT = "export-"
 IMPORT = "import-"
 NOTE_LIMIT = 100
+NOTICE = ".notice"
 
 RECORDS = "/run/qubes"
 RECORD_PREFIX = "usb-import-"
@@ -44,7 +45,9 @@ class Lock:
 
     def __init__(self, host: Host, name: str) -> None:
         self._host = host
+        self.name = name
         self._path = f"{host.root}{LOCKS}/{name}.lock"
+        self._notice = f"{host.root}{LOCKS}/{name}{NOTICE}"
         self._fd = -1
         self.leftover = ""
 
@@ -54,6 +57,7 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         """Give the lock up, and its file with it unless it still has a note."""
         if os.fstat(self._fd).st_size == 0:
+            _remove(self._notice)
             os.unlink(self._path)
         self._close()
 
@@ -79,6 +83,15 @@ class Lock:
         """Note for whoever comes later what there is to clean up; nothing, once that is done."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text.encode("ascii"), 0)
+
+    def tell(self, text: str) -> None:
+        """Let every user know what the lock is held for; it goes with the lock's file.
+
+        Not in that file, which nobody else may open: who can read it can lock it, and keep root
+        out. A link that leads nowhere is there whole or not at all, and cannot be locked.
+        """
+        _remove(self._notice)
+        os.symlink(text, self._notice)
 
     def stop_holder(self) -> int | None:
         """Ask the process that holds the lock to end: a pidfd for `await_end`, or None."""
@@ -175,9 +188,28 @@ def lock_names(host: Host, prefix: str = "") -> list[str]:
     return [name for name in names if name.startswith(prefix)]
 
 
+def notice(host: Host, name: str) -> tuple[str, float]:
+    """What the holder of a lock told every user, and when, in seconds since 1970.
+
+    FileNotFoundError when it has told nothing yet.
+    """
+    path = f"{host.root}{LOCKS}/{name}{NOTICE}"
+    return os.readlink(path), os.lstat(path).st_mtime
+
+
 def attachment_name(backend: DomainName, target: Target) -> str:
     """How a frontend names an attachment; known to other parts of Qubes by its record."""
     return f"{backend}-{target}"
+
+
+def split_attachment(attachment: str) -> tuple[str, str]:
+    """The backend and the device in what `attachment_name` gave."""
+    backend, _, device = attachment.rpartition("-")
+    if not device.startswith("0x"):
+        # A bus id has one dash itself.
+        backend, _, bus = backend.rpartition("-")
+        device = f"{bus}-{device}"
+    return backend, device
 
 
 def record_path(attachment: str) -> str:
@@ -193,10 +225,7 @@ def write_record(host: Host, attachment: str, port: int) -> None:
     path = host.root + record_path(attachment)
     fresh = f"{host.root}{RECORDS}/.{RECORD_PREFIX}{attachment}.{os.getpid()}"
     try:
-        try:
-            os.unlink(fresh)  # Of a process that died here, or planted.
-        except FileNotFoundError:
-            pass
+        _remove(fresh)  # Of a process that died here, or planted.
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, f"{port}\n".encode("ascii"))
@@ -227,8 +256,14 @@ def remove_record(host: Host, attachment: str) -> None:
     """Remove a record, if there is one."""
     path = host.root + record_path(attachment)
     try:
+        _remove(path)
+    except OSError as error:
+        raise SystemLackError("UP-718", path=path, reason=reason(error)) from error
+
+
+def _remove(path: str) -> None:
+    """Remove a file, if it is there."""
+    try:
         os.unlink(path)
     except FileNotFoundError:
         pass
-    except OSError as error:
-        raise SystemLackError("UP-718", path=path, reason=reason(error)) from error

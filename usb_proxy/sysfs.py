@@ -83,13 +83,14 @@ class UsbDevice:
         """`busnum << 16 | devnum`: what usbip-host expects in every request for it."""
         return self.number("busnum") << 16 | self.number("devnum")
 
+    def product(self) -> str:
+        """What it says it is: `VVVV:PPPP`."""
+        return f"{self.attribute('idVendor')}:{self.attribute('idProduct')}"
+
     def matches(self, target: Target) -> bool:
         """Whether this is a device that `target` names."""
         if isinstance(target, VendorProduct):
-            return (self.attribute("idVendor"), self.attribute("idProduct")) == (
-                target.vendor,
-                target.product,
-            )
+            return self.product() == f"{target.vendor}:{target.product}"
         return self.bus_id == target
 
     def refusal(self) -> RequestError | None:

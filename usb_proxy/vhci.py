@@ -81,6 +81,14 @@ def device_path(host: Host, port: Port) -> str:
     raise SystemLackError("UP-706", controller=port.controller, half=port.half)
 
 
+def product(host: Host, path: str) -> str:
+    """What the device at a DEVPATH says it is, `VVVV:PPPP`; nothing when it has just gone."""
+    try:
+        return ":".join(host.read(f"/sys{path}/{n}").strip() for n in ("idVendor", "idProduct"))
+    except OSError:
+        return ""
+
+
 def attach(
     host: Host, fd: int, offer: Offer, events: Uevents, before: Callable[[Port], None]
 ) -> tuple[Port, str]:

@@ -56,7 +56,7 @@ def test_a_device_is_exported_until_the_peer_closes(
     assert agent == [signal.SIGUSR1]
     assert kernel.calls("qubesdb-write")[0][-2:] == ["/qubes-usb-devices", ""]
     assert (kernel.driver("1-1.4"), kernel.status("1-1.4")) == ("usbip-host", 2)
-    assert kernel.locks() == ["export-1-1.4.lock"]
+    assert kernel.locks() == ["export-1-1.4.lock", "export-1-1.4.notice"]
     assert exporter.is_running()
     peer.close()
     assert exporter.code() == ExitCode.OK
@@ -192,9 +192,10 @@ def test_without_qubesdb_nothing_is_exported(kernel: FakeKernel, broken: str, bo
         said = "the command qubesdb-write is not installed"
     refused(kernel, ExitCode.SYSTEM, said)
     # Whether a key was written nobody knows, so that is left for the next one to clean up.
-    (lock,) = (kernel.tree / "run/qubes-usb-proxy").iterdir()
-    assert lock.read_text()
+    lock, notice = sorted((kernel.tree / "run/qubes-usb-proxy").iterdir())
+    assert (bool(lock.read_text()), str(notice.readlink())) == (True, "work")
     lock.unlink()
+    notice.unlink()
     assert_clean(kernel)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from usb_proxy.errors import ExitCode
 from usb_proxy.kernel import UsbSpeed
+from usb_proxy.runstate import notice
 
 from .processes import Running, hold, leave, program, run, wait_for
 
@@ -181,9 +182,10 @@ def test_an_attachment_that_comes_to_nothing_is_undone(
     if ends in ("peer closes", "asker goes"):
         wait_for(lambda: kernel.exists(RECORD), "the record")
         assert kernel.read(RECORD) == "2\n"
+        assert notice(kernel, "import-sys-usb-2-1")[0] == "2"
         assert (kernel.used(), agent) == ([2], [10])
         assert (kernel.slots[2].devid, kernel.slots[2].speed) == (131074, UsbSpeed.SUPER_PLUS)
-        assert kernel.locks() == ["import-sys-usb-2-1.lock"]
+        assert kernel.locks() == ["import-sys-usb-2-1.lock", "import-sys-usb-2-1.notice"]
     if ends == "asker goes":
         asker.close()
     if ends == "peer closes":

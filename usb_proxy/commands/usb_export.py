@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 
-from usb_proxy import handshake, leftovers, qrexec, qubesdb, runstate, sysfs, usbip_host
+from usb_proxy import handshake, journal, leftovers, qrexec, qubesdb, runstate, sysfs, usbip_host
 from usb_proxy.errors import (
     InUseError,
     NoDeviceError,
     RequestError,
     SystemLackError,
+    UsbProxyError,
     printable,
 )
-from usb_proxy.idents import DomainName, parse_target
+from usb_proxy.idents import DomainName, Target, parse_target
 from usb_proxy.sysfs import UsbDevice
 
 TYPE_CHECKING = False
@@ -40,10 +41,21 @@ def main(arguments: Sequence[str], host: Host) -> int:
         raise RequestError("UP-219")
     target = parse_target(arguments[1])
     frontend = qrexec.remote_domain(host)
+    entry = journal.Attachment(host, target, frontend.owner, is_import=False)
+    try:
+        _serve(host, target, frontend, entry)
+    except UsbProxyError as error:
+        entry.failed(error)
+        raise
+    return 0
+
+
+def _serve(host: Host, target: Target, frontend: DomainName, entry: journal.Attachment) -> None:
+    """Export a device and give it back; `entry` tells the journal."""
     qrexec.require_root(host)
     link = qrexec.Link(host)
     host.load_module(usbip_host.NAME, usbip_host.DRIVER)
-    bus_id = sysfs.find(host, target)
+    bus_id = entry.device = sysfs.find(host, target)
     lock = runstate.export_lock(host, bus_id)
     if not lock.acquire(LOCK_SECONDS):
         raise InUseError("UP-401", device=bus_id)
@@ -52,17 +64,27 @@ def main(arguments: Sequence[str], host: Host) -> int:
             raise NoDeviceError("UP-304", target=target)
         if usbip_host.is_in_use(device) and not lock.leftover:
             raise InUseError("UP-402", device=bus_id)
+        leftovers.tell_of_death(host, lock)
         lock.note(str(os.getpid()))
+        lock.tell(frontend.owner)
         try:
-            _export(host, device, frontend, link)
+            _export(host, device, frontend, link, entry)
         finally:
             _end(host, device, link)
             lock.note("")
-    return 0
+        why = journal.DETACHED_THERE if device.is_plugged() else journal.UNPLUGGED
+        entry.detached(leftovers.why_stopped(host) or why)
 
 
-def _export(host: Host, device: UsbDevice, frontend: DomainName, link: qrexec.Link) -> None:
+def _export(
+    host: Host,
+    device: UsbDevice,
+    frontend: DomainName,
+    link: qrexec.Link,
+    entry: journal.Attachment,
+) -> None:
     """Take the device, hand it over, and return when the connection has ended."""
+    entry.product = device.product()
     link.use_both_ways()
     usbip_host.take(host, device)
     if device.property("QUBES_USB_RESET") == "1" or host.exists(RESET_ON_ATTACH):
@@ -72,6 +94,7 @@ def _export(host: Host, device: UsbDevice, frontend: DomainName, link: qrexec.Li
     usbip_host.hand_over(device, host.link)
     link.is_handed_over = True
     qubesdb.publish(host, device.bus_id, frontend)
+    entry.attached()
     link.await_end()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import select
 
-from usb_proxy import handshake, leftovers, qrexec, runstate, vhci
+from usb_proxy import handshake, journal, leftovers, qrexec, runstate, vhci
 from usb_proxy.errors import (
     ExitCode,
     InUseError,
@@ -61,6 +61,8 @@ def main(arguments: Sequence[str], host: Host) -> int:
     if len(arguments) not in (2, 3):
         raise RequestError("UP-220")
     attachment = _attachment(arguments[1])
+    backend, name = runstate.split_attachment(attachment)
+    entry = journal.Attachment(host, name, backend, is_import=True)
     report = Report(_report_fd(arguments[2]) if len(arguments) == 3 else None)
     try:
         qrexec.require_root(host)
@@ -71,8 +73,9 @@ def main(arguments: Sequence[str], host: Host) -> int:
         with lock:
             if lock.leftover:
                 leftovers.remove_import(host, attachment, lock)
-            _import(host, attachment, lock, link, report)
+            _import(host, lock, link, report, entry)
     except UsbProxyError as error:
+        entry.failed(error)
         if report.fd is None:
             raise
         report.send(bytes([error.code]) + str(error).encode("ascii", "replace"))
@@ -81,9 +84,10 @@ def main(arguments: Sequence[str], host: Host) -> int:
 
 
 def _import(
-    host: Host, attachment: str, lock: runstate.Lock, link: qrexec.Link, report: Report
+    host: Host, lock: runstate.Lock, link: qrexec.Link, report: Report, entry: journal.Attachment
 ) -> None:
     """Attach, report, and return when the device has gone from this qube."""
+    attachment = lock.name.removeprefix(runstate.IMPORT)
     offer = handshake.decode(link.read_line(host.now() + LINE_SECONDS, report.fd))
     link.use_both_ways()
 
@@ -94,15 +98,19 @@ def _import(
         place: tuple[Port, str] | None = None
         try:
             place = vhci.attach(host, host.link, offer, events, note)
+            lock.tell(str(place[0].number))
             runstate.write_record(host, attachment, place[0].number)
             _await_device(host, events, place[1], link, report)
             events.close()
             report.send(bytes([ExitCode.OK]))
+            entry.product = vhci.product(host, place[1])
+            entry.attached(place[0].number)
             link.await_end()
         finally:
             if place is not None:
                 _unplug(host, attachment, *place, link)
             lock.note("")
+    entry.detached(leftovers.why_stopped(host) or journal.DETACHED_THERE)
 
 
 def _await_device(
