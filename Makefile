@@ -13,12 +13,16 @@ SYSTEM := umask 022 && $(ENV)
 
 PRIVATE := /usr/lib/qubes-usb-proxy
 MAN := /usr/share/man
+BASH := /usr/share/bash-completion/completions
+FISH := /usr/share/fish/vendor_completions.d
+# Debian's zsh keeps what packages bring apart (its README.Debian).
+ZSH := /usr/share/zsh/$(if $(wildcard /etc/debian_version),vendor-completions,site-functions)
 SITE = $(shell PATH=/usr/bin:/bin python3 -c 'import sysconfig as s; print(s.get_path("purelib", \
 	"deb_system" if "deb_system" in s.get_scheme_names() else "posix_prefix", {"base": "/usr"}))')
 EGG = $(SITE)/qubes_usb_proxy_dom0-$(VERSION).egg-info
 SOURCES := .editorconfig .qubesbuilder CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md \
-	SECURITY.md archlinux debian docs man policy polkit programs pyproject.toml qubes-rpc rpm_spec \
-	setup.py stdeb.cfg sudoers tests udev usb_proxy version
+	SECURITY.md archlinux completion debian docs man policy polkit programs pyproject.toml qubes-rpc \
+	rpm_spec setup.py stdeb.cfg sudoers tests udev usb_proxy version
 
 # What the lab, the packages and the checks need on Debian 12 or 13; installed when it is missing.
 LAB_TOOLS := build-essential debhelper dh-python qemu-system-x86 mmdebstrap busybox-static \
@@ -41,6 +45,8 @@ install-vm: ## install the program of a qube, below DESTDIR if that is set
 	install -Dm 0644 -t $(DESTDIR)$(PRIVATE)/usb_proxy usb_proxy/*.py
 	install -Dm 0644 -t $(DESTDIR)$(PRIVATE)/usb_proxy/catalogue usb_proxy/catalogue/*.py
 	install -Dm 0644 -t $(DESTDIR)$(PRIVATE)/usb_proxy/commands usb_proxy/commands/*.py
+	install -Dm 0644 -t $(DESTDIR)$(PRIVATE)/usb_proxy/tool usb_proxy/tool/*.py
+	install -Dm 0755 -t $(DESTDIR)/usr/bin programs/qubes-usb-proxy
 	install -Dm 0755 -t $(DESTDIR)/usr/lib/qubes programs/usb-*
 	install -Dm 0755 -t $(DESTDIR)/etc/qubes-rpc $(filter-out %.config,$(wildcard qubes-rpc/*))
 	install -Dm 0644 qubes-rpc/qubes.USB.config $(DESTDIR)/etc/qubes/rpc-config/qubes.USB
@@ -48,6 +54,9 @@ install-vm: ## install the program of a qube, below DESTDIR if that is set
 	install -m 0440 -t $(DESTDIR)/etc/sudoers.d sudoers/*
 	install -Dm 0644 -t $(DESTDIR)/usr/lib/udev/rules.d udev/*
 	install -Dm 0644 -t $(DESTDIR)/usr/share/polkit-1/actions polkit/*
+	install -Dm 0644 completion/bash $(DESTDIR)$(BASH)/qubes-usb-proxy
+	install -Dm 0644 completion/zsh $(DESTDIR)$(ZSH)/_qubes-usb-proxy
+	install -Dm 0644 completion/fish $(DESTDIR)$(FISH)/qubes-usb-proxy.fish
 	install -Dm 0644 -t $(DESTDIR)/usr/share/doc/qubes-usb-proxy README.md SECURITY.md
 	install -Dm 0644 -t $(DESTDIR)/usr/share/doc/qubes-usb-proxy/docs docs/*.md docs/*.svg
 	install -Dm 0644 -t $(DESTDIR)$(MAN)/man7 man/*.7

@@ -24,6 +24,8 @@ class ExitCode:
     """This qube lacks something: a module, QubesDB, root."""
     STOPPED = 8
     """A signal ended the program before it was done."""
+    WARNING = 9
+    """Nothing failed, but something that was found should be looked at."""
 
 
 def sentence(id: str, /, **fields: object) -> str:

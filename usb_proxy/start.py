@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PROGRAMS = (
+    "qubes-usb-proxy",
     "usb-attach",
     "usb-detach",
     "usb-detach-all",

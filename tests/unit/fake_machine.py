@@ -45,7 +45,8 @@ class FakeMachine(Host):
     """
 
     def __init__(self, tree: Path) -> None:
-        super().__init__(str(tree), {}, -1, os.open(tree / "stderr", os.O_CREAT | os.O_RDWR))
+        files = (os.open(tree / name, os.O_CREAT | os.O_RDWR) for name in ("stderr", "stdout"))
+        super().__init__(str(tree), {}, -1, *files)
         self.tree = tree
         self.haste = 1.0
         self.privileged = True
@@ -58,14 +59,15 @@ class FakeMachine(Host):
         self._news = os.pipe()
         self._event_lock = threading.RLock()
         self._sessions: dict[str, tuple[socket.socket, threading.Thread]] = {}
-        for folder in ("run/qubes", "run/qubes-service", "run/udev/data", "usr/bin", "db"):
+        for folder in ("run/qubes", "run/qubes-service", "run/udev/data", "usr/bin", "db", "proc"):
             (tree / folder).mkdir(parents=True)
+        (tree / "proc/locks").symlink_to("/proc/locks")
 
     def close(self) -> None:
         """End every session, and what it holds open."""
         for key in list(self._sessions):
             self._end(key)
-        for fd in (self.errors, *self._news):
+        for fd in (self.errors, self.output, *self._news):
             os.close(fd)
 
     def announce(self) -> None:
@@ -164,6 +166,14 @@ class FakeMachine(Host):
     def said(self) -> str:
         """What was written to standard error so far."""
         return (self.tree / "stderr").read_text()
+
+    def shown(self) -> str:
+        """What was written to standard output since this was asked last."""
+        file = self.tree / "stdout"
+        text = file.read_text()
+        file.write_text("")
+        os.lseek(self.output, 0, os.SEEK_SET)
+        return text
 
     def locks(self) -> list[str]:
         """The names of the lock files that are there."""

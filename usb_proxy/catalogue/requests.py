@@ -133,6 +133,27 @@ ENTRIES = {
         "The launcher in `/usr/lib/qubes-usb-proxy` was started by hand.",
         "Start the programs in `/usr/lib/qubes` instead.",
     ),
+    "UP-225": (
+        "a command is needed; 'qubes-usb-proxy help' shows those that there are",
+        "`qubes-usb-proxy` was started without a word.",
+        "Try `qubes-usb-proxy status`.",
+    ),
+    "UP-226": (
+        "'{word}' is no command; 'qubes-usb-proxy help' shows those that there are",
+        "The first word after `qubes-usb-proxy` is not one of its commands.",
+        "Look at `qubes-usb-proxy help`, and write the command before its options.",
+    ),
+    "UP-227": (
+        "{command} has no option '{option}'; 'qubes-usb-proxy help {command}' shows what it has",
+        "Each command of `qubes-usb-proxy` has options of its own.",
+        "Leave the option away, or look at the help.",
+    ),
+    "UP-228": (
+        "{command} {what}; 'qubes-usb-proxy help {command}' shows how to use it",
+        "`detach` needs the name of one device, and no other command needs any.",
+        "Write `qubes-usb-proxy detach 2-1` where the device is plugged in, and "
+        "`qubes-usb-proxy detach sys-usb:2-1` where it is attached.",
+    ),
     "UP-801": (
         "stopped by a signal before it was done; try again",
         "Somebody ended the program while it worked: a detach, a shutdown, or Ctrl-C.",

@@ -106,6 +106,22 @@ ENTRIES = {
         "In the qube with the controllers usbguard is installed, and its rules block the device.",
         "Run the command that the sentence names, in that qube.",
     ),
+    "UP-720": (
+        "cannot look into {path}: {reason}; run as root: chmod 0755 {path}",
+        "The folder was made with other rights, or something else is in its place.",
+        "Run the command that the sentence names.",
+    ),
+    "UP-721": (
+        "this needs root, and pkexec is not installed; run: sudo {command}",
+        "The command changes what is attached, and was run by a user.",
+        "Run it as root. With the package `pkexec` (Debian) or `polkit` it asks for the "
+        "administrator by itself.",
+    ),
+    "UP-722": (
+        "polkit does not let this user do that; run: sudo {command}",
+        "Nobody could be asked for the administrator's password, or it was not given.",
+        "Run it as root, or in a terminal or a session with a polkit agent.",
+    ),
     "UP-730": (
         "the kernel's list of USB ports has an unknown line '{line}'; "
         "use a kernel that Qubes provides",

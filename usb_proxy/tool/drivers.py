@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checks of what differs between the qube with the controllers and the others: kernel, QubesDB."""
+
+from __future__ import annotations
+
+import os
+
+from usb_proxy import runstate, sysfs, usbip_host, vhci
+from usb_proxy.errors import NoDeviceError, SystemLackError
+from usb_proxy.idents import BusId
+from usb_proxy.kernel import PortState
+from usb_proxy.tool import findings, overview
+from usb_proxy.tool.findings import error, ok, warning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from usb_proxy.host import Host
+    from usb_proxy.tool.findings import Finding
+
+SLOTS = 16
+"""MAX_BUSID, drivers/usb/usbip/stub.h."""
+
+MODPROBE_FOLDERS = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+"""modprobe.d(5)."""
+
+
+def exporter_module(host: Host) -> Iterator[Finding]:
+    """The kernel's half of the exporter."""
+    yield _module(host, usbip_host.NAME, usbip_host.DRIVER)
+
+
+def importer_module(host: Host) -> Iterator[Finding]:
+    """The kernel's half of the importer."""
+    yield _module(host, vhci.MODULE, vhci.DRIVER)
+
+
+def _module(host: Host, name: str, driver: str) -> Finding:
+    """Whether a module is loaded, or can be when it is needed."""
+    if host.exists(driver):
+        return ok("module", f"the kernel module {name} is loaded")
+    for folder in MODPROBE_FOLDERS:
+        for file in host.listing(folder):
+            text = host.read(f"{folder}/{file}") if file.endswith(".conf") else ""
+            for words in (line.split() for line in text.splitlines()):
+                if words[:1] == ["install"] and words[1:2] in ([name], [name.replace("-", "_")]):
+                    said = f"{folder}/{file} keeps the kernel module {name} from being loaded"
+                    repair = f"sed -i '/^ *install *{words[1]} /d' {folder}/{file}"
+                    return error("module", said, repair)
+    release = os.uname().release
+    modules = f"/lib/modules/{release}"
+    # Debian names them usbip-host.ko and vhci-hcd.ko; modules.dep(5), also .ko.xz and .ko.zst.
+    if _is_listed(host, f"{modules}/modules.dep", name):
+        return ok("module", f"the kernel module {name} is loaded when it is needed")
+    for folder in (f"{modules}/kernel/drivers/usb/usbip", f"{modules}/updates"):
+        if any(file.startswith(f"{name}.ko") for file in host.listing(folder)):
+            text = f"the list of kernel modules lacks {name}, which is there"
+            return error("module", text, f"depmod {release}")
+    # Most often the kernel is dom0's, and nothing here helps.
+    is_own = findings.is_debian(host) and host.exists(f"/boot/vmlinuz-{release}")
+    text = f"the kernel {release} has no module {name}; use one with USB/IP"
+    install = f"apt-get install -y --reinstall linux-image-{release}"
+    return error("module", text, install if is_own else None)
+
+
+def _is_listed(host: Host, path: str, module: str) -> bool:
+    try:
+        with open(host.root + path, encoding="ascii", errors="replace") as file:
+            return any(f"/{module}.ko" in line.partition(":")[0] for line in file)
+    except FileNotFoundError:
+        return False
+
+
+def buses(host: Host) -> Iterator[Finding]:
+    """The controllers of a backend."""
+    count = len(findings.controllers(host))
+    yield ok("controllers", f"this qube has {count} USB buses of its own")
+
+
+def slots(host: Host) -> Iterator[Finding]:
+    """How many more devices usbip-host can take (stub_main.c, match_busid_show)."""
+    if not host.exists(usbip_host.DRIVER):
+        return
+    names = host.read(f"{usbip_host.DRIVER}/match_busid").split()
+    free = SLOTS - len(names)
+    exports = [lock.name for lock in overview.locks(host, runstate.EXPORT) if lock.holder]
+    if free:
+        yield ok("slots", f"usbip-host can take {free} more devices")
+    elif exports:
+        text = f"usbip-host has {SLOTS} devices and can take no other"
+        device = exports[0].removeprefix(runstate.EXPORT)
+        yield error("slots", text, f"{findings.PACKAGE} detach {device}")
+    else:
+        text = f"all {SLOTS} slots of usbip-host are taken by devices that are not attached"
+        yield error("slots", text, f"modprobe -r {usbip_host.NAME}")
+
+
+def ports(host: Host) -> Iterator[Finding]:
+    """How many more devices a frontend can take."""
+    if not host.exists(vhci.DRIVER):
+        return
+    every = list(vhci.ports(host))
+    taken = [each for each in overview.overview(host)["attachments"] if each["backend"]]
+    for half, speed in (("hs", "high-speed"), ("ss", "SuperSpeed")):
+        mine = [port for port in every if port.half == half]
+        free = sum(port.state == PortState.FREE for port in mine)
+        if free:
+            yield ok("ports", f"{free} of {len(mine)} virtual {speed} ports are free")
+            continue
+        own = [each for each in taken if each["port"] in [port.number for port in mine]]
+        name = f"{own[0]['backend']}:{own[0]['device']}" if own else None
+        repair = f"{findings.PACKAGE} detach {name}" if name else None
+        yield error("ports", f"all {len(mine)} virtual {speed} ports are taken", repair)
+
+
+def qubesdb(host: Host) -> Iterator[Finding]:
+    """Whether dom0 can be told, and what it was told of the dead."""
+    repair = "systemctl restart qubes-db"
+    try:
+        code, _ = host.run(["qubesdb-list", "/qubes-usb-devices/"])
+    except SystemLackError as failure:
+        yield error("QubesDB", str(failure), findings.reinstall(host, "qubesdb-vm"))
+        return
+    if code and not host.is_root():
+        text = "QubesDB does not answer this user"
+        yield warning("QubesDB", text, findings.AS_ROOT)
+    elif code:
+        yield error("QubesDB", "QubesDB does not answer, so dom0 cannot be told", repair)
+    else:
+        yield ok("QubesDB", "QubesDB answers")
+        for each in overview.overview(host)["devices"]:
+            key = f"/qubes-usb-devices/{each['device'].replace('.', '_')}"
+            is_free = each["state"] == overview.FREE
+            if is_free and host.run(["qubesdb-read", f"{key}/connected-to"])[0] == 0:
+                text = f"dom0 was told that {each['device']} is attached, which it is not"
+                clean = f"qubesdb-rm {key}/connected-to {key}/x-pid"
+                yield error("QubesDB", text, f"{clean}; qubesdb-write /qubes-usb-devices ''")
+
+
+def usbguard(host: Host) -> Iterator[Finding]:
+    """What usbguard, where it is installed, thinks of each device."""
+    if host.find_command("usbguard") is None:
+        return
+    blocked = []
+    for each in overview.overview(host)["devices"]:
+        try:
+            with sysfs.UsbDevice(host, BusId(each["device"])) as device:
+                if not device.is_authorized() and not usbip_host.is_held(device):
+                    blocked.append(each["device"])
+        except NoDeviceError:
+            continue  # It has gone.
+    if host.is_root() and host.run(["usbguard", "list-devices"])[0]:
+        text = "usbguard does not answer"
+        if blocked:
+            text += f", so {' and '.join(blocked)} cannot be attached, which nothing allows"
+        yield (error if blocked else warning)("usbguard", text, "systemctl restart usbguard")
+        return
+    for bus_id in blocked:
+        text = f"usbguard blocks USB device {bus_id}; attaching it allows it"
+        yield warning("usbguard", text, f"usbguard allow-device 'via-port \"{bus_id}\"'")
+    if not blocked:
+        yield ok("usbguard", "usbguard allows all devices of this qube")

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""repair: clean up after processes that have died."""
+
+from __future__ import annotations
+
+from usb_proxy import leftovers
+from usb_proxy.tool import root
+from usb_proxy.tool.overview import overview
+from usb_proxy.tool.screen import Screen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from usb_proxy.host import Host
+
+
+def main(_options: object, _names: object, host: Host) -> int:
+    """Return once nothing of a dead process is left: the exit code."""
+    if not host.is_root():
+        return root.run(host, ["repair"])
+    found = overview(host)["leftovers"]
+    leftovers.repair(host)
+    screen = Screen(host)
+    for left in found:
+        peer = left["peer"] or "a qube"
+        if left["role"] == "export":
+            screen.write(f"Cleaned up: {left['device']}, attached to {peer}.\n")
+        else:
+            screen.write(f"Cleaned up: {peer}:{left['device']}, attached to this qube.\n")
+    if not found:
+        screen.write("Nothing is left over.\n")
+    return 0
