@@ -59,9 +59,8 @@ class FakeMachine(Host):
         self._news = os.pipe()
         self._event_lock = threading.RLock()
         self._sessions: dict[str, tuple[socket.socket, threading.Thread]] = {}
-        for folder in ("run/qubes", "run/qubes-service", "run/udev/data", "usr/bin", "db", "proc"):
+        for folder in ("run/qubes", "run/qubes-service", "run/udev/data", "usr/bin", "db"):
             (tree / folder).mkdir(parents=True)
-        (tree / "proc/locks").symlink_to("/proc/locks")
 
     def close(self) -> None:
         """End every session, and what it holds open."""

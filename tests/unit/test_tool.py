@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 DEVID = 0x20005
 
 
+@pytest.fixture(autouse=True)
+def locks_of_the_kernel(kernel: FakeKernel) -> None:
+    """The kernel's own list: the locks in these tests are real ones."""
+    (kernel.tree / "proc").mkdir()
+    (kernel.tree / "proc/locks").symlink_to("/proc/locks")
+
+
 def tool(kernel: FakeKernel, *words: str) -> int:
     return run(kernel, "qubes-usb-proxy", *words)
 
@@ -267,6 +274,15 @@ def test_only_utf_8_shows_more_than_ascii(
     shown = kernel.shown()
     assert shown.isascii() is not is_utf8
     assert ("\n\N{BALLOT X} " in shown) is is_utf8
+
+
+def test_json_is_json(kernel: FakeKernel) -> None:
+    value = {"a": [], "b": {}, "c": [1, -2, None, "\"\\ \\n'", {"d": ""}], "e": {"f": [0]}}
+    screen = Screen(kernel)
+    screen.write_json(value)
+    assert kernel.shown() == json.dumps(value) + "\n"
+    screen.write_json(["\n\x1b\x7f\N{SNOWMAN}"])
+    assert kernel.shown() == '["????"]\n'
 
 
 def test_nobody_reads_the_output(kernel: FakeKernel) -> None:
