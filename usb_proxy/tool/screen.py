@@ -10,6 +10,7 @@ from usb_proxy.errors import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
     from usb_proxy.host import Host
 
 GAP = "  "
