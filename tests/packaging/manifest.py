@@ -35,6 +35,8 @@ ALLOWED = (
     ("dom0-deb", r"/usr/share(/doc(/qubes-usb-proxy-dom0(/.*)?)?)?", "Debian's documentation"),
     ("deb", r"/usr/share/lintian(/.*)?", "Debian's linter"),
     ("deb", r"/etc/sudoers\.d", "0755 in Debian, 0750 elsewhere"),
+    ("rpm arch", r"/usr/share/zsh/(site-functions|vendor-completions)(/.*)?",
+     "Debian's zsh looks elsewhere"),
     ("rpm dom0-rpm arch", r"/usr/share/licenses(/.*)?", "Debian has all licences already"),
 )
 

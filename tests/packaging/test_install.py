@@ -22,6 +22,7 @@ PROGRAMS = {
     "/usr/lib/qubes/usb-export": 2, "/usr/lib/qubes/usb-import": 2, "/usr/lib/qubes/usb-reset": 2,
     "/usr/lib/qubes/usb-detach-all": 0, f"/{LINK}": 0, "/etc/qubes-rpc/qubes.USB": 2,
     "/etc/qubes-rpc/qubes.USBAttach": 2, "/etc/qubes-rpc/qubes.USBDetach": 2,
+    "/usr/bin/qubes-usb-proxy": 2,
 }
 
 

@@ -10,7 +10,10 @@ from .machine import TOP, Root, copy_of, need, run
 (FILE,) = (TOP / "polkit").iterdir()
 DTD = "/usr/share/polkit-1/policyconfig-1.dtd"
 PROGRAMS = {"org.qubes-os.usb-proxy.detach-all": "/usr/lib/qubes/usb-detach-all",
-            "org.qubes-os.usb-proxy.reset": "/usr/lib/qubes/usb-reset"}
+            "org.qubes-os.usb-proxy.reset": "/usr/lib/qubes/usb-reset",
+            "org.qubes-os.usb-proxy.detach": "/usr/bin/qubes-usb-proxy detach",
+            "org.qubes-os.usb-proxy.repair": "/usr/bin/qubes-usb-proxy repair"}
+"""Each with its first argument, where only that is meant."""
 DAEMONS = """
 mkdir -p /run/dbus; dbus-daemon --system --fork --nopidfile
 /usr/lib/polkit-1/polkitd --no-debug >/dev/null 2>&1 &
@@ -20,7 +23,8 @@ done
 pkaction --verbose | grep -A 9 '^org.qubes-os'
 """
 RULE = """polkit.addRule(function(action, subject) {
-    if (action.id == "org.qubes-os.usb-proxy.reset" && subject.user == "user")
+    if ((action.id == "org.qubes-os.usb-proxy.reset"
+         || action.id == "org.qubes-os.usb-proxy.repair") && subject.user == "user")
         return polkit.Result.YES;
 });
 """
@@ -31,7 +35,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
     made = copy_of("full", tmp_path_factory.mktemp("polkit"))
     run("make", "install-vm", f"DESTDIR={made.folder}")
     for program in PROGRAMS.values():
-        (made.folder / program[1:]).write_text('#!/bin/sh\necho "ran as $(id -un): $*"\n')
+        path = made.folder / program.split()[0][1:]
+        path.write_text('#!/bin/sh\necho "ran as $(id -un): $*"\n')
     return made
 
 
@@ -48,9 +53,10 @@ def test_values() -> None:
         values = {each.tag: each.text for each in action.findall("defaults/*")}
         names = ("allow_any", "allow_inactive", "allow_active")
         assert values == dict.fromkeys(names, "auth_admin")
-        program = PROGRAMS[action.attrib["id"]]
+        program, *argument = PROGRAMS[action.attrib["id"]].split()
         keys = {each.get("key"): each.text for each in action.findall("annotate")}
-        assert keys == {"org.freedesktop.policykit.exec.path": program}
+        expected = {"path": program, **({"argv1": argument[0]} if argument else {})}
+        assert keys == {f"org.freedesktop.policykit.exec.{n}": text for n, text in expected.items()}
         assert (TOP / "programs" / program.rpartition("/")[2]).exists()
 
 
@@ -70,9 +76,12 @@ def test_a_rule_for_one_action_allows_no_other(root: Root) -> None:
     rules.write_text(RULE)
     try:
         said = root.run("sh", "-c", DAEMONS, "sh", "/usr/lib/qubes/usb-reset 2-1",
-                        "/usr/lib/qubes/usb-detach-all", "/usr/lib/qubes/usb-export 2-1", "/bin/sh")
+                        "/usr/lib/qubes/usb-detach-all", "/usr/lib/qubes/usb-export 2-1", "/bin/sh",
+                        "/usr/bin/qubes-usb-proxy repair", "/usr/bin/qubes-usb-proxy detach 2-1",
+                        "/usr/bin/qubes-usb-proxy status")
     finally:
         rules.unlink()
     assert said.count("ran as root: 2-1\n") == 1
-    assert said.count("ran as") == 1
-    assert said.count("code 127") == 3
+    assert said.count("ran as root: repair\n") == 1
+    assert said.count("ran as") == 2
+    assert said.count("code 127") == 5

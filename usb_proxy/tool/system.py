@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import stat
 
@@ -44,26 +43,36 @@ def run_qubes(host: Host) -> Iterator[Finding]:
     """The folder of records, which is of the group `qubes` (qubes-core-qrexec, qrexec.conf)."""
     path = runstate.RECORDS
     repair = f"install -d -o root -g {GROUP} -m 2770 {path}"
+    group = _group(host)
+    if group is None:
+        yield error("/run/qubes", f"there is no group {GROUP}", f"groupadd -r {GROUP} && {repair}")
+        return
     try:
         state = os.lstat(host.root + path)
-        group = grp.getgrnam(GROUP).gr_gid
     except FileNotFoundError:
         yield error("/run/qubes", f"{path} is missing", repair)
-    except KeyError:
-        yield error("/run/qubes", f"there is no group {GROUP}", f"groupadd -r {GROUP} && {repair}")
+        return
+    if not stat.S_ISDIR(state.st_mode):
+        yield error("/run/qubes", f"{path} is no folder", f"rm {path} && {repair}")
+    elif state.st_uid != 0:
+        yield error("/run/qubes", f"{path} is not root's", repair)
+    elif findings.is_open_to(state, 0o002) or (
+        findings.is_open_to(state, 0o020) and state.st_gid not in (0, group)
+    ):
+        text = f"others than the group {GROUP} may write to {path}"
+        yield error("/run/qubes", text, repair)
     else:
-        who = "" if stat.S_ISDIR(state.st_mode) else "it is no folder"
-        if state.st_uid != 0:
-            who = "it is not root's"
-        elif findings.is_open_to(state, 0o002) or (
-            findings.is_open_to(state, 0o020) and state.st_gid not in (0, group)
-        ):
-            who = f"others than the group {GROUP} may write to it"
-        if who:
-            text = f"{path} is not as it should be: {who}"
-            yield error("/run/qubes", text, repair if stat.S_ISDIR(state.st_mode) else None)
-        else:
-            yield ok("/run/qubes", f"{path} is root's and the group {GROUP}'s")
+        yield ok("/run/qubes", f"{path} is root's and the group {GROUP}'s")
+
+
+def _group(host: Host) -> int | None:
+    """The number of the group `qubes`, group(5); None if there is none."""
+    with open(f"{host.root}/etc/group", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            if name == GROUP:
+                return int(rest.split(":")[1])
+    return None
 
 
 def locks(host: Host) -> Iterator[Finding]:
