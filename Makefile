@@ -31,7 +31,7 @@ PACKAGE_TOOLS := build-essential debhelper dh-python python3-all python3-setupto
 	rpm makepkg pacman-package-manager libarchive-tools fakeroot zstd apt-utils createrepo-c gpg \
 	gpg-agent
 CHECK_TOOLS := $(LAB_TOOLS) $(PACKAGE_TOOLS) python3-venv shellcheck devscripts lintian rpmlint \
-	mandoc libxml2-utils polkitd sudo dnf autopkgtest
+	bash-completion fish zsh systemd mandoc libxml2-utils polkitd sudo dnf autopkgtest
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 TEST := -m pytest -p no:cacheprovider
 PYTHON := build/venv/bin/python

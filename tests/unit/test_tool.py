@@ -201,6 +201,8 @@ def test_the_ports_of_a_frontend(kernel: FakeKernel) -> None:
         name = f"usb-import-{planted}.state".replace("/", "_")
         (kernel.tree / "run/qubes" / name).write_text("3\n")
     leave(kernel, "import-sys-usb-9-9", "")
+    with told(kernel, "import-z-9-9", "0 1", "0"), told(kernel, "import-y-9-9", "", "3"):
+        pass
     with told(kernel, "import-sys-usb-2-1", f"0 {DEVID}", "0"):
         with told(kernel, "import-a-b-2-1.4", f"1 {DEVID + 1}", "1"):
             pass
@@ -213,7 +215,8 @@ def test_the_ports_of_a_frontend(kernel: FakeKernel) -> None:
             (None, None, 3, "used by another program"),
         ]
         assert ports[0]["here"] == "10-1" and ports[0]["speed"] == "480"
-        assert [(left["peer"], left["device"]) for left in state["leftovers"]] == [("a-b", "2-1.4")]
+        dead = [(left["peer"], left["device"]) for left in state["leftovers"]]
+        assert dead == [("a-b", "2-1.4"), ("z", "9-9")]
         assert tool(kernel, "status") == ExitCode.OK
     shown = kernel.shown()
     assert "old-usb:0x12ab.0x00cd (used by another program)  12ab:00cd" in shown

@@ -40,6 +40,7 @@ EXITS = {
     2: "The command line is wrong.",
     5: "The device is not attached.",
     7: "This qube lacks something, root's rights for example; of doctor: an attach will fail.",
+    8: "A signal ended it before it was done.",
     9: "Of doctor: all that an attach needs is there, but something should be looked at.",
 }
 

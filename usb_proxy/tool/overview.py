@@ -173,7 +173,7 @@ def _device(device: sysfs.UsbDevice, lock: Lock | None) -> Device:
     vendor, _, product = device.product().partition(":")
     driver = device.driver()
     state, peer, since = FREE, None, None
-    if lock is not None and lock.told is not None and (lock.holder or lock.has_note):
+    if lock is not None and lock.told is not None and (lock.holder or is_left(lock)):
         state, peer, since = LEFT if is_left(lock) else ATTACHED, lock.told, lock.since
     elif driver == usbip_host.NAME:
         state = FOREIGN
@@ -206,7 +206,9 @@ def _attachments(host: Host, held: list[Lock]) -> Iterator[Attachment]:
     """What is in the ports of vhci-hcd."""
     if not host.exists(vhci.DRIVER):
         return
-    imports = {lock.told: lock for lock in held if lock.name.startswith(runstate.IMPORT)}
+    # The dead first: a port of theirs may have passed to a living importer.
+    counts = [lock for lock in held if is_left(lock)] + [lock for lock in held if lock.holder]
+    imports = {lock.told: lock for lock in counts if lock.name.startswith(runstate.IMPORT)}
     records = _records(host)
     for port in vhci.ports(host):
         if port.state == PortState.FREE:
