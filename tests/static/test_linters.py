@@ -20,8 +20,8 @@ def passes(*command: str) -> None:
 
 def source_files() -> list[Path]:
     """What is ours: no build results, no caches."""
-    folders = [".ci", "archlinux", "completion", "debian", "docs", "man", "policy", "polkit", "programs"]
-    folders += ["qubes-rpc", "rpm_spec", "sudoers", "tests", "udev", "usb_proxy"]
+    folders = [".ci", "archlinux", "completion", "debian", "docs", "man", "policy", "polkit"]
+    folders += ["programs", "qubes-rpc", "rpm_spec", "sudoers", "tests", "udev", "usb_proxy"]
     files = [".qubesbuilder", "MANIFEST.in", "Makefile", "setup.py", "stdeb.cfg"]
     found = [TOP / name for name in files]
     for folder in folders:
