@@ -26,7 +26,7 @@ Manifest = dict[str, Entry]
 
 # (formats, paths, why): the only differences there may be to what `make install-...` writes.
 ALLOWED = (
-    ("rpm dom0-rpm", r"/etc|/etc/qubes/policy\.d|/usr|/usr/(lib|share)(/(doc|man|man/man.))?"
+    ("rpm dom0-rpm", r"/etc|/etc/qubes/policy\.d|/usr|/usr/bin|/usr/(lib|share)(/(doc|man|man/man.))?"
      r"|/usr/lib/python3|/usr/lib/python3/dist-packages", "folders that other packages own"),
     ("dom0-rpm", r"/etc/qubes", "a folder that other packages own"),
     ("deb dom0-deb", r".*/__pycache__(/.*)?", "Debian makes byte code when it installs"),
