@@ -26,8 +26,9 @@ Manifest = dict[str, Entry]
 
 # (formats, paths, why): the only differences there may be to what `make install-...` writes.
 ALLOWED = (
-    ("rpm dom0-rpm", r"/etc|/etc/qubes/policy\.d|/usr|/usr/bin|/usr/(lib|share)(/(doc|man|man/man.))?"
-     r"|/usr/lib/python3|/usr/lib/python3/dist-packages", "folders that other packages own"),
+    ("rpm dom0-rpm", r"/etc|/etc/qubes/policy\.d|/usr|/usr/bin"
+     r"|/usr/(lib|share)(/(doc|man|man/man.))?|/usr/lib/python3|/usr/lib/python3/dist-packages",
+     "folders that other packages own"),
     ("dom0-rpm", r"/etc/qubes", "a folder that other packages own"),
     ("deb dom0-deb", r".*/__pycache__(/.*)?", "Debian makes byte code when it installs"),
     ("deb", r"/usr/share/python3(/.*)?", "and when Python is upgraded"),

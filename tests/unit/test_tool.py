@@ -264,7 +264,9 @@ def test_a_table_is_no_wider_than_its_terminal(kernel: FakeKernel, width: int) -
     [
         ({"LANG": "en_US.UTF-8"}, True),
         ({"LC_ALL": "C", "LANG": "en_US.UTF-8"}, False),
-        ({"LC_ALL": "", "LC_CTYPE": "C.utf8"}, True),
+        ({"LC_ALL": "", "LC_CTYPE": "de_DE.utf8"}, True),
+        ({"LC_CTYPE": "C.UTF-8", "LANG": "C"}, False),
+        ({"LC_CTYPE": "C.UTF-8", "LANG": "C.UTF-8"}, True),
         ({"LANG": "de_DE@euro"}, False),
         ({}, False),
     ],

@@ -19,6 +19,10 @@ NARROWEST = 8
 """Characters that a column keeps while others can still give some."""
 
 
+OF_PYTHON = ("C.UTF-8", "C.utf8", "UTF-8")
+"""What Python itself sets LC_CTYPE to where the locale is C (PEP 538)."""
+
+
 class OutputGoneError(Exception):
     """Nobody reads the output any more: not worth a sentence."""
 
@@ -37,8 +41,10 @@ class Screen:
             self.width = os.get_terminal_size(self._fd).columns or None
         except OSError:
             pass
-        names = (host.environment.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
-        locale = next((name for name in names if name), "").lower()
+        names = [host.environment.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+        if names[1] in OF_PYTHON:
+            names[1] = ""
+        locale = next(filter(None, names), "").lower()
         self.is_utf8 = locale.endswith(("utf-8", "utf8"))
 
     def write(self, text: str) -> None:
