@@ -35,8 +35,9 @@ _INFO, _WARNING = 6, 4
 
 
 class Attachment:
-    """One attachment, seen from this qube: `peer` is the other one, where the device is plugged in
-    if it `is_import`. `product` is `VVVV:PPPP`, once it is known.
+    """One attachment, seen from this qube: `is_import` if its device is plugged in at the `peer`.
+
+    `product` is `VVVV:PPPP`, once it is known.
     """
 
     def __init__(self, host: Host, device: str, peer: str, is_import: bool) -> None:

@@ -90,8 +90,11 @@ class Lock:
         Not in that file, which nobody else may open: who can read it can lock it, and keep root
         out. A link that leads nowhere is there whole or not at all, and cannot be locked.
         """
-        _remove(self._notice)
-        os.symlink(text, self._notice)
+        try:
+            _remove(self._notice)
+            os.symlink(text, self._notice)
+        except OSError as error:
+            raise SystemLackError("UP-717", path=self._notice, reason=reason(error)) from error
 
     def stop_holder(self) -> int | None:
         """Ask the process that holds the lock to end: a pidfd for `await_end`, or None."""

@@ -66,8 +66,8 @@ def _serve(host: Host, target: Target, frontend: DomainName, entry: journal.Atta
             raise InUseError("UP-402", device=bus_id)
         leftovers.tell_of_death(host, lock)
         lock.note(str(os.getpid()))
-        lock.tell(frontend.owner)
         try:
+            lock.tell(frontend.owner)
             _export(host, device, frontend, link, entry)
         finally:
             _end(host, device, link)
