@@ -223,6 +223,18 @@ def test_the_ports_of_a_frontend(kernel: FakeKernel) -> None:
     assert "reboot" not in shown and kernel.written == []
 
 
+def test_programs_of_a_version_that_told_nothing(kernel: FakeKernel) -> None:
+    kernel.add_vhci()
+    kernel.plug("1-1.4", "usbip-host")
+    kernel.occupy(2, DEVID)
+    write_record(kernel, "sys-usb-2-1", 2)
+    with hold(kernel, "export-1-1.4", "1"), hold(kernel, "import-sys-usb-2-1", f"2 {DEVID}"):
+        state = status(kernel)
+    ((device,), (port,)) = state["devices"], state["attachments"]
+    assert (device["state"], device["peer"]) == ("attached", None)
+    assert (port["state"], port["backend"], port["device"]) == ("attached", "sys-usb", "2-1")
+
+
 def test_a_folder_that_cannot_be_looked_into(kernel: FakeKernel) -> None:
     (kernel.tree / "run/qubes-usb-proxy").write_text("")
     for command in ("status", "doctor"):

@@ -176,7 +176,7 @@ def _device(device: sysfs.UsbDevice, lock: Lock | None) -> Device:
     if lock is not None and lock.told is not None and (lock.holder or is_left(lock)):
         state, peer, since = LEFT if is_left(lock) else ATTACHED, lock.told, lock.since
     elif driver == usbip_host.NAME:
-        state = FOREIGN
+        state = FOREIGN if lock is None or lock.holder is None else ATTACHED
     return {
         "device": device.bus_id,
         "vendor": vendor,
@@ -209,11 +209,14 @@ def _attachments(host: Host, held: list[Lock]) -> Iterator[Attachment]:
     # The dead first: a port of theirs may have passed to a living importer.
     counts = [lock for lock in held if is_left(lock)] + [lock for lock in held if lock.holder]
     imports = {lock.told: lock for lock in counts if lock.name.startswith(runstate.IMPORT)}
+    # Who was started before a package of a version with notices came has told of none.
+    by_name = {lock.name: lock for lock in counts}
     records = _records(host)
     for port in vhci.ports(host):
         if port.state == PortState.FREE:
             continue
         lock = imports.get(str(port.number))
+        lock = lock or by_name.get(f"{runstate.IMPORT}{records.get(port.number)}")
         state = FOREIGN if lock is None else LEFT if is_left(lock) else ATTACHED
         name = records.get(port.number) if lock is None else lock.name.removeprefix(runstate.IMPORT)
         backend, device = runstate.split_attachment(name) if name else (None, None)

@@ -64,9 +64,11 @@ def text(screen: Screen, state: Overview) -> str:
 
 
 def _of_device(device: Device) -> tuple[str, ...]:
-    where = device["peer"] or NOTHING
-    if device["state"] in (overview.LEFT, overview.FOREIGN):
-        where = f"({device['state']})"
+    state = device["state"]
+    if state == overview.ATTACHED:
+        where = device["peer"] or "a qube"
+    else:
+        where = NOTHING if state == overview.FREE else f"({state})"
     product = f"{device['vendor']}:{device['product']}"
     return device["device"], product, device["name"], where, _when(device["since"])
 
