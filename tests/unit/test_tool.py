@@ -324,7 +324,8 @@ def test_watch_shows_each_change_until_it_is_stopped(kernel: FakeKernel, has_fol
     seen: list[str] = []
 
     def shows(text: str) -> bool:
-        seen.extend(kernel.shown().splitlines())
+        lines = (kernel.tree / "stdout").read_text().splitlines()
+        seen[:] = [line for line in lines if line.startswith("{")]
         return bool(seen) and text in seen[-1]
 
     output, kernel.output = kernel.output, os.open(kernel.tree / "stdout", os.O_RDWR | os.O_APPEND)
