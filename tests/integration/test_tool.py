@@ -323,8 +323,9 @@ os.makedirs(os.path.dirname(path), exist_ok=True)
 journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 journald.bind(path)
 while True:
+    entry = journald.recv(65536)
     with open("/run/entries", "ab") as file:
-        file.write(journald.recv(65536) + b"\\n")
+        file.write(entry + b"\\n")
 """
 
 
