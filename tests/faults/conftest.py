@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab with faults: injecting them, and what has to hold after each."""
+
+import hashlib
+import re
+import shlex
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Qubes, running_lab
+from tests.lab.guests import Guest
+from tests.lab.lab import Lab
+from tests.lab.router import Call, Completed
+
+from .table import After, Case
+
+__all__ = ["running_lab"]
+
+GUEST = Path(__file__).parent / "guest"
+FOLDER = "/run/lab-faults"
+LAUNCH = "/usr/lib/qubes-usb-proxy/launch"
+STICK = "stick"
+DISK = f"/dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_{STICK}-0:0"
+IMAGE_SIZE = 256 << 10
+SECONDS = 60
+
+
+class Faults(Qubes):
+    """Both guests, a stick with known data, faults at named steps, and the promise."""
+
+    def __init__(self, lab: Lab, image: Path) -> None:
+        super().__init__(lab)
+        self.image = image
+        self.hash = hashlib.sha256(image.read_bytes()).hexdigest()
+        self.commands = 0
+        for guest in (self.backend, self.frontend):
+            self.install(guest)
+
+    def install(self, guest: Guest) -> None:
+        """Put the tracer into a guest that was just booted; it does nothing until it is told."""
+        guest.push(GUEST / "launch", f"{FOLDER}/launch")
+        guest.push(GUEST / "tracer.py", f"{FOLDER}/tracer.py")
+        guest.run(f"mount --bind {FOLDER}/launch {LAUNCH}")
+
+    def restart(self, guest: Guest) -> None:
+        """Kill a guest's machine and boot it afresh, with the tracer."""
+        guest.restart()
+        self.install(guest)
+
+    # Faults
+
+    def arm(self, guest: Guest, program: str, step: str, action: str) -> None:
+        """At this step of the next such program in `guest` do `action` (see the tracer)."""
+        guest.write(f"{FOLDER}/fault.new", f"{program}\t{step}\t{action}\n")
+        guest.run(f"cd {FOLDER}; rm -f fired; mv fault.new fault")
+
+    def await_fired(self, guest: Guest, seconds: float = 30) -> int:
+        """Wait until a program has reached the step; gives its pid."""
+        guest.wait_for(f"test -e {FOLDER}/fired", seconds)
+        return int(guest.run(f"cat {FOLDER}/fired").text.split()[0])
+
+    def await_stopped(self, guest: Guest) -> int:
+        """Like `await_fired` for the action STOP: the process stands still when this returns."""
+        pid = self.await_fired(guest)
+        guest.wait_for(f"grep -q '^State:.T' /proc/{pid}/status")
+        return pid
+
+    def resume(self, guest: Guest, pid: int) -> None:
+        """Let a stopped process go on; nothing if it was killed meanwhile."""
+        guest.run(f"kill -CONT {pid} 2>&-; true")
+
+    def disarm(self) -> str:
+        """Forget a fault that has not happened; gives the step of the one that has, or ''."""
+        fired = ""
+        for guest in (self.backend, self.frontend):
+            forget = f"cd {FOLDER} && {{ cat fired; rm -f fault fired; }} 2>&-; true"
+            fired += guest.run(forget).text.partition(" ")[2]
+        return fired
+
+    # Calls that a fault befalls
+
+    def start_attach(self, device: str) -> Call:
+        """qubes.USBAttach in work, under way; its rule is there until `allowed_no_more`."""
+        self.lab.allow("qubes.USB", device, self.frontend, self.backend)
+        request = f"sys-usb {device}\n".encode()
+        return self.lab.start_call(self.frontend, "qubes.USBAttach", request)
+
+    def allowed_no_more(self, device: str) -> None:
+        """Take the rule of `start_attach` out again."""
+        self.lab.revoke("qubes.USB", device, self.frontend, self.backend)
+
+    def stick(self) -> str:
+        """The bus id of the stick in sys-usb, plugged in if it is not there."""
+        return self.bus_id_of(STICK) or self.plug_storage(STICK, self.image)
+
+    def bus_id_of(self, serial: str) -> str:
+        """The bus id of a device in sys-usb by its serial number, or nothing."""
+        grep = f"grep -lx {shlex.quote(serial)} /sys/bus/usb/devices/*/serial"
+        found = self.backend.run(f"{grep} 2>&-; true").text
+        return found.split("\n")[0].removesuffix("/serial").rpartition("/")[2]
+
+    # The promise
+
+    def check(self, case: Case, done: Completed | None) -> None:
+        """All that has to hold after a case; `done` is the command that the fault befell, if any.
+
+        What may not be left: ports, records, keys, locks, processes, a bound driver, complaints
+        of the kernel; the next attach has to work, to carry data, and to end without a trace.
+        """
+        if done is not None:
+            said_well(case, done)
+        device = self.stick()
+        problems = self.await_settled(case, device)
+        assert problems == [], "left over: " + "\n".join(problems)
+        if case.after is After.AT_ONCE:
+            self.await_driver(device, case.driver)
+        self.attach_and_detach(device)
+        assert self.complaints() == []
+
+    def await_settled(self, case: Case, device: str, seconds: float = 30) -> list[str]:
+        """Wait for what `case.after` says; gives what is wrong after that time."""
+        if case.after is After.NEXT_COMMAND:
+            return []
+        deadline = time.monotonic() + seconds
+        while True:
+            problems = self.await_clean(1)
+            if case.after is After.EITHER and self.is_attached(device):
+                done = self.detach(device)
+                return [] if done.code == 0 else [done.stderr.decode(errors="replace")]
+            if not problems or time.monotonic() > deadline:
+                return problems
+
+    def is_attached(self, device: str) -> bool:
+        """Whether an attachment is whole: both processes, the key, the record, and the disk."""
+        record = f"test -e /run/qubes/usb-import-sys-usb-{device}.state"
+        here = f"pgrep -f '[l]aunch usb-import' && {record} && test -b {DISK}"
+        if self.frontend.run(here, check=False).code:
+            return False
+        there = self.backend.run("pgrep -f '[l]aunch usb-export'", check=False)
+        return there.code == 0 and self.connected_to(device) == b"work"
+
+    def await_driver(self, device: str, driver: str) -> None:
+        """Wait until a device of sys-usb has this driver, or none for ''."""
+        link = f"/sys/bus/usb/devices/{device}/driver"
+        if driver:
+            self.backend.wait_for(f'[ "$(basename "$(readlink {link})")" = {driver} ]')
+        else:
+            self.backend.wait_for(f"! test -e {link}")
+
+    def attach_and_detach(self, device: str) -> None:
+        """The next attach: it works, carries the stick's data, and ends from either side."""
+        done = self.attach(device)
+        assert (done.code, done.stderr) == (0, b"")
+        assert self.connected_to(device) == b"work"
+        self.frontend.wait_for(f"test -b {DISK}")
+        read = f"dd if={DISK} iflag=direct bs=64k 2>&- | sha256sum"
+        assert self.frontend.run(read).text.split()[0] == self.hash
+        self.commands += 1
+        if self.commands % 2:
+            done = self.take_back(device)
+            assert self.driver(device) == "usb"
+        else:
+            done = self.detach(device)
+        assert (done.code, done.stderr) == (0, b"")
+        assert self.await_clean() == []
+        self.await_driver(device, "usb")
+
+    def complaints(self) -> list[str]:
+        """What the kernels complained of since the last time."""
+        found = []
+        for guest in (self.backend, self.frontend):
+            said = guest.run("dmesg --level=emerg,alert,crit --notime; dmesg -C").text
+            found += [f"{guest.name}: {line}" for line in said.splitlines()]
+        return found
+
+
+def said_well(case: Case, done: Completed) -> None:
+    """What the user was told: one printable sentence and a code, or nothing and success."""
+    said = done.stderr.decode("ascii")
+    if done.code == 0:
+        assert not case.told or case.may_succeed, f"it succeeded: {case}"
+        assert said == ""
+    elif case.mute:
+        assert done.code == -1 or done.code > 128
+    else:
+        assert said.endswith("\n"), f"no sentence with code {done.code}: {said!r}"
+        assert said[:-1].isprintable(), said
+        assert re.search(case.told, said), said
+
+
+@pytest.fixture(scope="session")
+def faulty_lab(running_lab: Qubes, tmp_path_factory: pytest.TempPathFactory) -> Faults:
+    """The lab with the tracer in both guests."""
+    image = tmp_path_factory.mktemp("faults") / "stick.img"
+    image.write_bytes(hashlib.shake_256(b"a stick").digest(IMAGE_SIZE))
+    return Faults(running_lab.lab, image)
+
+
+@pytest.fixture
+def faults(faulty_lab: Faults) -> Iterator[Faults]:
+    """Both guests with nothing attached; the stick may be plugged in. Booted anew after a failure.
+
+    End a case with `Faults.check`, which is what makes it one.
+    """
+    yield faulty_lab
+    faulty_lab.disarm()
+    problems = faulty_lab.await_clean(10)
+    if problems:
+        for guest in (faulty_lab.backend, faulty_lab.frontend):
+            faulty_lab.restart(guest)
+        pytest.fail("left over: " + "\n".join(problems))
+
+
+# The table of results
+
+RESULTS: list[tuple[Case, str]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is run by `make check`."""
+    config.addinivalue_line("markers", "short: run by `make check`, too")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember how each case ended."""
+    report = yield
+    case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
+    if isinstance(case, Case) and (report.when == "call" or report.outcome != "passed"):
+        RESULTS.append((case, report.outcome))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the cases that were run: family, case, point, result."""
+    if not RESULTS:
+        return
+    terminalreporter.section("cases")
+    for case, outcome in RESULTS:
+        result = "holds" if outcome == "passed" else outcome
+        terminalreporter.write_line(
+            f"{case.family:9} {case.name:42} {case.point:62} {result}"
+        )
