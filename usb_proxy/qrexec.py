@@ -95,26 +95,37 @@ class Link:
     def use_both_ways(self) -> None:
         """Ask the agent to use this one socket for both directions (qrexec: SIGUSR1).
 
-        RequestError when QREXEC_AGENT_PID is no ancestor of this process: root's signal goes to
-        nobody else. What was written before is kept.
+        RequestError when QREXEC_AGENT_PID is no ancestor of this process, or one that does not
+        expect the signal and would die of it: root's signal goes to nobody else. What was written
+        before is kept.
         """
         untrusted_pid = self._host.environment.get("QREXEC_AGENT_PID", "")
         if not (untrusted_pid.isascii() and untrusted_pid.isdigit() and len(untrusted_pid) < 10):
             raise RequestError("UP-215")
         pid = int(untrusted_pid)
-        if pid <= 1 or pid not in self._ancestors():
+        if not self._is_agent(pid):
             raise RequestError("UP-216", pid=pid)
         os.kill(pid, signal.SIGUSR1)
 
-    def _ancestors(self) -> list[int]:
-        pids = [os.getppid()]
-        while pids[-1] > 1 and len(pids) < _ANCESTORS:
+    def _is_agent(self, pid: int) -> bool:
+        """Whether this is an ancestor that handles SIGUSR1, or ignores it once it has come.
+
+        qrexec prepares for it before it starts a program (agent/qrexec-agent-data.c).
+        """
+        ancestor = os.getppid()
+        for _ in range(_ANCESTORS):
+            if ancestor <= 1:
+                break
             try:
-                status = self._host.read(f"/proc/{pids[-1]}/status")
+                status = self._host.read(f"/proc/{ancestor}/status")
             except OSError as error:
                 raise SystemLackError("UP-709") from error
-            pids.append(int(status.partition("\nPPid:")[2].split("\n", 1)[0]))
-        return pids
+            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            if ancestor == pid:
+                expected = int(fields["SigCgt"], 16) | int(fields["SigIgn"], 16)
+                return bool(expected >> (signal.SIGUSR1 - 1) & 1)
+            ancestor = int(fields["PPid"])
+        return False
 
     def send(self, line: bytes) -> None:
         """Send a line to the other side; PeerError if it has gone."""

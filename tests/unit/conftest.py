@@ -47,7 +47,8 @@ def agent(kernel: FakeKernel) -> Iterator[list[int]]:
     for pid, parent in ((os.getppid(), os.getpid()), (os.getpid(), 1)):
         folder = kernel.tree / "proc" / str(pid)
         folder.mkdir(parents=True)
-        (folder / "status").write_text(f"Name:\tx\nPid:\t{pid}\nPPid:\t{parent}\nUid:\t0\n")
+        lines = "Name:\tx", f"Pid:\t{pid}", f"PPid:\t{parent}", "SigIgn:\t0", "SigCgt:\t200"
+        (folder / "status").write_text("\n".join(lines) + "\n")
     kernel.environment = {"QREXEC_AGENT_PID": str(os.getpid()), "QREXEC_REMOTE_DOMAIN": "work"}
     signals: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: signals.append(number))

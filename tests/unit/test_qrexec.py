@@ -276,6 +276,29 @@ def test_only_an_ancestor_gets_the_signal(kernel: FakeKernel, link: Link, relate
         signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_an_ancestor_that_the_signal_would_kill_gets_none(
+    kernel: FakeKernel, link: Link, is_ignored: bool
+) -> None:
+    """Such as qrexec-agent itself, or a shell of root's. An agent ignores it from the second on."""
+    (kernel.tree / "proc").symlink_to("/proc")
+
+    def ask() -> int:
+        kernel.environment = {"QREXEC_AGENT_PID": str(os.getppid())}
+        try:
+            link.use_both_ways()
+        except RequestError as error:
+            return error.code
+        return 0
+
+    def body() -> int:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+        return Child(ask).code()
+
+    with Child(body) as child:
+        assert child.code() == (0 if is_ignored else RequestError.code)
+
+
 def test_without_proc_nobody_gets_a_signal(kernel: FakeKernel, link: Link) -> None:
     kernel.environment = {"QREXEC_AGENT_PID": str(os.getppid() + 1)}
     if os.getppid() <= 1:
