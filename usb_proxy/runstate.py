@@ -256,7 +256,7 @@ def read_record(host: Host, attachment: str) -> int | None:
 
 
 def remove_record(host: Host, attachment: str) -> None:
-    """Remove a record, if there is one."""
+    """Remove a record, if there is one; a folder that was planted in its place is none."""
     path = host.root + record_path(attachment)
     try:
         _remove(path)
@@ -268,5 +268,5 @@ def _remove(path: str) -> None:
     """Remove a file, if it is there."""
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         pass

@@ -276,10 +276,10 @@ def test_a_planted_fifo_hangs_nobody(kernel: FakeKernel) -> None:
         assert child.ended()
 
 
-def test_a_planted_folder_in_place_of_a_record_is_told_of(kernel: FakeKernel) -> None:
+def test_a_planted_folder_in_place_of_a_record_stops_no_cleaning_up(kernel: FakeKernel) -> None:
     record(kernel).mkdir()
-    with pytest.raises(SystemLackError):
-        remove_record(kernel, ATTACHMENT)
+    remove_record(kernel, ATTACHMENT)
+    assert record(kernel).is_dir()
 
 
 def test_waiting_is_bounded_for_a_lock_that_changes_hands(kernel: FakeKernel) -> None:
