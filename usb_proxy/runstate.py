@@ -256,7 +256,7 @@ def read_record(host: Host, attachment: str) -> int | None:
 
 
 def remove_record(host: Host, attachment: str) -> None:
-    """Remove a record, if there is one; a folder that was planted in its place is none."""
+    """Remove a record, if there is one."""
     path = host.root + record_path(attachment)
     try:
         _remove(path)
@@ -265,7 +265,7 @@ def remove_record(host: Host, attachment: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file, if it is there; a folder that was planted in its place is none."""
     try:
         os.unlink(path)
     except (FileNotFoundError, IsADirectoryError):

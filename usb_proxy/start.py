@@ -3,14 +3,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-from usb_proxy.errors import ExitCode, UsbProxyError, printable, sentence
+from usb_proxy.errors import (
+    ExitCode,
+    SystemLackError,
+    UsbProxyError,
+    printable,
+    reason,
+    sentence,
+)
 from usb_proxy.host import Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+SHORTAGES = (
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+)
+"""Answers of a kernel that has, or may give, no more of what any program needs."""
 
 PROGRAMS = (
     "qubes-usb-proxy",
@@ -42,13 +60,24 @@ def run(main: Callable[[Sequence[str], Host], int], arguments: Sequence[str], ho
         while (earlier := chain[0].__context__) is not None:
             chain.insert(0, earlier)
         # An OSError in the middle has become the sentence that follows it.
-        told = [e for e in chain if isinstance(e, UsbProxyError)]
+        told = [e for e in chain if isinstance(e, UsbProxyError)] or _shortage(chain[0])
         sentences = [str(e) for e in told]
-        is_defect = not told or not isinstance(chain[0], UsbProxyError | OSError)
+        is_defect = not told or not isinstance(chain[0], UsbProxyError | OSError | MemoryError)
         if is_defect:
             sentences.insert(0, _defect(chain[0]))
         host.say(f"{name}: " + "; then: ".join(dict.fromkeys(sentences)))
         return ExitCode.INTERNAL if is_defect else told[0].code
+
+
+def _shortage(error: BaseException) -> list[UsbProxyError]:
+    """What to tell of an exception that is no defect, but a machine that is full; else nothing."""
+    if isinstance(error, MemoryError):
+        what = "Cannot allocate memory"
+    elif isinstance(error, OSError) and error.errno in SHORTAGES:
+        what = reason(error)
+    else:
+        return []
+    return [SystemLackError("UP-723", reason=what)]
 
 
 def _defect(error: BaseException) -> str:
@@ -68,5 +97,9 @@ def start(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] not in PROGRAMS:
         host.say("launch: " + sentence("UP-224", programs=", ".join(PROGRAMS)))
         return ExitCode.REQUEST
-    host.guard_signals()
-    return run(load(arguments[0]), arguments, host)
+
+    def main(arguments: Sequence[str], host: Host) -> int:
+        host.guard_signals()
+        return load(arguments[0])(arguments, host)
+
+    return run(main, arguments, host)

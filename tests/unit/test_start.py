@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -61,12 +62,22 @@ def test_what_failed_first_is_told_first_and_nothing_twice(kernel: FakeKernel) -
     )
 
 
-@pytest.mark.parametrize("failure", [ValueError("x\n\N{SNOWMAN}"), OSError(28, "full"), KeyError()])
+@pytest.mark.parametrize("failure", [ValueError("x\n\N{SNOWMAN}"), OSError(9, "x"), KeyError()])
 def test_a_defect_is_one_line_and_no_traceback(kernel: FakeKernel, failure: Exception) -> None:
     code, said = fail(kernel, failure)
     assert code == errors.ExitCode.INTERNAL
     assert said.startswith(f"usb-x: internal error, please report it: {type(failure).__name__}(")
     assert said.count("\n") == 1 and "Traceback" not in said and "test_start.py:" in said
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError(), OSError(errno.EMFILE, "files"), OSError(errno.ENOSPC, "space")]
+)
+def test_a_machine_that_has_no_more_is_no_defect(kernel: FakeKernel, failure: Exception) -> None:
+    code, said = fail(kernel, failure)
+    assert code == errors.ExitCode.SYSTEM
+    assert said.startswith("usb-x: this qube has no more of what every program needs (")
+    assert said.count("\n") == 1 and "internal error" not in said
 
 
 def test_a_defect_is_told_even_if_cleaning_up_fails(kernel: FakeKernel) -> None:

@@ -122,6 +122,13 @@ ENTRIES = {
         "Nobody could be asked for the administrator's password, or it was not given.",
         "Run it as root, or in a terminal or a session with a polkit agent.",
     ),
+    "UP-723": (
+        "this qube has no more of what every program needs ({reason}); "
+        "end some programs, make room in /run, or restart the qube",
+        "Memory, open files, or the space in /run is used up, in the whole qube or for whoever "
+        "started this.",
+        "End what uses it; `free -m`, `df /run` and `ls /run` tell. Or restart the qube.",
+    ),
     "UP-730": (
         "the kernel's list of USB ports has an unknown line '{line}'; "
         "use a kernel that Qubes provides",
