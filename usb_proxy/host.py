@@ -169,14 +169,17 @@ class Host:
         return time.monotonic()
 
     def guard_signals(self) -> None:
-        """From here on a stop signal is noticed in `wait` alone, and interrupts no kernel write.
+        """From here on `wait` alone notices a stop signal, and none interrupts a kernel write.
 
         usbip-host waits interruptibly while it is unbound and frees its data on a signal, in use
-        or not (drivers/usb/usbip/usbip_event.c, usbip_stop_eh).
+        or not (drivers/usb/usbip/usbip_event.c, usbip_stop_eh). Who may start an exporter by sudo
+        can give it a timer or a terminal that send others: setitimer(2) outlives execve(2).
         """
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup = ours
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        # Ignored, it would take our children's exit codes.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             signal.signal(number, self._stop)

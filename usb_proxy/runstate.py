@@ -104,6 +104,7 @@ class Lock:
             holder = self._holder()
             if holder is not None:
                 signal.pidfd_send_signal(holder, signal.SIGTERM)
+                signal.pidfd_send_signal(holder, signal.SIGCONT)  # Stopped, it would not hear that.
             return holder
         finally:
             self._close()

@@ -94,6 +94,11 @@ def _defect(error: BaseException) -> str:
 def start(arguments: Sequence[str]) -> int:
     """Run the program `arguments[0]`, one of `PROGRAMS`, on this machine."""
     host = Host()
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # Closed: what is opened first would be taken for it, and be written to.
+            os.open("/dev/null", os.O_RDWR)
     if not arguments or arguments[0] not in PROGRAMS:
         host.say("launch: " + sentence("UP-224", programs=", ".join(PROGRAMS)))
         return ExitCode.REQUEST

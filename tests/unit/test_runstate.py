@@ -102,6 +102,15 @@ def test_the_holder_is_stopped_and_nobody_else(kernel: FakeKernel) -> None:
         assert not other.ended()
 
 
+def test_a_holder_that_stands_still_is_stopped_too(kernel: FakeKernel) -> None:
+    with hold(kernel, NAME, release=True) as holder:
+        os.kill(holder.pid, signal.SIGSTOP)
+        handle = Lock(kernel, NAME).stop_holder()
+        assert handle is not None
+        assert await_end(kernel, handle, kernel.now() + 10)
+        assert holder.code() == 0
+
+
 def test_the_wait_for_a_holder_has_an_end(kernel: FakeKernel) -> None:
     with hold(kernel, NAME) as holder:
         assert not await_end(kernel, os.pidfd_open(holder.pid), kernel.now() + 0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 
 from usb_proxy import errors, start
 from usb_proxy.errors import sentence
+
+from .processes import Child
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +92,34 @@ def test_a_programs_name_is_one_of_a_list() -> None:
         assert callable(start.load(name))
     for name in ("", "usb_export", "../x", "start"):
         assert start.start([name]) == errors.ExitCode.REQUEST
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_nothing_is_opened_in_the_place_of_a_closed_stream(number: int) -> None:
+    def body() -> int:
+        os.close(number)
+        start.start(["none of them"])
+        return int(os.readlink(f"/proc/self/fd/{number}") != "/dev/null")
+
+    with Child(body) as child:
+        assert child.code() == 0
+
+
+def test_no_signal_that_was_left_to_us_ends_us(kernel: FakeKernel) -> None:
+    """A timer and what is ignored outlive execve(2), and sudo."""
+
+    def body() -> int:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        kernel.guard_signals()
+        kernel.command("true", "exit 3")
+        for number in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGXCPU):
+            os.kill(os.getpid(), number)
+        kernel.wait({}, kernel.now() + 0.05)
+        return kernel.run(["true"])[0]
+
+    with Child(body) as child:
+        assert child.code() == 3
 
 
 @needs_programs
