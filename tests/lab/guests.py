@@ -219,11 +219,22 @@ class Guest:
         self.plug("usb-hub", id, bus, port, **properties)
 
     def unplug(self, id: str) -> None:
-        """Pull out a device."""
+        """Pull out a device, with those behind it if it is a hub."""
         monitor = self._machine.monitor
         monitor.forget("DEVICE_DELETED")
         monitor.command("device_del", id=id)
         monitor.wait("DEVICE_DELETED", PLUG_SECONDS, device=id)
+        bus, hub = self._ports.get(id, ("", ""))
+        gone = [
+            other
+            for other, (its_bus, port) in self._ports.items()
+            if (its_bus, port.rpartition(".")[0]) == (bus, hub)
+        ]
+        for each in (id, *gone):
+            self._forget(each)
+
+    def _forget(self, id: str) -> None:
+        """What was known of a device that has gone."""
         self._plugged.remove(id)
         self._audio.pop(id, None)
         self._ports.pop(id, None)
@@ -231,10 +242,14 @@ class Guest:
         if node:
             self._release_drive(node)
 
+    def port(self, id: str) -> str:
+        """The port of its controller that a device is plugged into."""
+        return self._ports[id][1]
+
     def unplug_all(self) -> None:
         """Pull out every device, those behind a hub before it."""
-        for id in reversed(self._plugged[:]):
-            self.unplug(id)
+        while self._plugged:
+            self.unplug(self._plugged[-1])
 
     def _release_drive(self, node: str) -> None:
         for last in (False,) * 20 + (True,):

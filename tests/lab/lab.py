@@ -106,6 +106,10 @@ class Lab:
         finally:
             self.revoke(service, argument, source, target)
 
+    def lose_connections(self) -> None:
+        """Close every call and every connection between guests, as if dom0 had been restarted."""
+        self._router.lose_connections()
+
     def qubesdb_list(self, guest: Guest, prefix: str = "/") -> dict[str, bytes]:
         """The keys that begin with `prefix`, and their values."""
         return {key: value for key, value in guest.database().items() if key.startswith(prefix)}

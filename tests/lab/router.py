@@ -169,6 +169,17 @@ class Router:
                 peer.send(channel, wire.CLOSE)
         self._poke()
 
+    def lose_connections(self) -> None:
+        """Close every channel at both of its ends."""
+        with self._lock:
+            for peer in self._peers.values():
+                for channel, route in peer.routes.items():
+                    peer.send(channel, wire.CLOSE)
+                    if isinstance(route, Call):
+                        route.frame(wire.CLOSE, b"")
+                peer.routes.clear()
+        self._poke()
+
     def _poke(self) -> None:
         with contextlib.suppress(OSError):
             self._wake.send(b"\0")
