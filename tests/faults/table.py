@@ -42,6 +42,8 @@ class Case:
     mute: bool = False
     """Who would have told was killed: the exit code has to say it, and dom0 tells the user."""
     after: After = After.AT_ONCE
+    left_in: str = ""
+    """With `After.NEXT_COMMAND`: the qube in which something may be left until then."""
     driver: str = "usb"
     """The driver that the device in sys-usb has afterwards."""
     short: bool = False

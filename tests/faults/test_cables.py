@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Family 2: what happens to the cable, at every step of an attach and of a detach."""
+
+from collections.abc import Callable, Iterator
+
+from tests.lab.guests import Guest
+from tests.lab.router import Completed
+
+from . import steps
+from .conftest import STICK, Faults
+from .table import After, Case, each
+from .test_death import BACKEND, FRONTEND, HANDED_OVER, REPORTED
+
+NOT_ATTACHED = r"^usb-attach: \S+ of sys-usb is not attached: "
+OTHER = "other"
+GONE = "! test -e /sys/bus/usb/devices/{}"
+KEYBOARD = "0x0627.0x0001"
+TABLET = "056a"
+
+
+def guest_of(faults: Faults, case: Case) -> Guest:
+    return faults.backend if case.data["guest"] == BACKEND else faults.frontend
+
+
+def during(
+    faults: Faults, case: Case, device: str, name: str, act: Callable[[], object]
+) -> Completed:
+    """Stop the case's program at its step, `act`, let it go on; gives the command's end."""
+    guest, journey = guest_of(faults, case), case.data["journey"]
+    if journey != "attach":
+        assert faults.attach(name).code == 0
+    faults.arm(guest, case.data["program"], case.data["step"], "STOP")
+    if journey == "attach":
+        call = faults.start_attach(name)
+    else:
+        call = faults.start_detach(device, FRONTEND if journey.endswith(FRONTEND) else BACKEND)
+    stopped = faults.await_stopped(guest)
+    act()
+    faults.resume(guest, stopped)
+    done = call.wait(120)
+    faults.allowed_no_more(name)
+    return done
+
+
+def cases(name: str, parts: dict[tuple[str, str, str], tuple[str, ...]]) -> Iterator[Case]:
+    """`name` at steps: by guest, program and journey."""
+    for (guest, program, journey), its_steps in parts.items():
+        for index, step in enumerate(its_steps):
+            way = journey
+            if journey == "detach":
+                way = f"detach in {(BACKEND, FRONTEND)[index % 2]}"
+            last = REPORTED if program == "usb-import" else HANDED_OVER
+            at = its_steps.index(last) if last in its_steps else len(its_steps)
+            yield Case(
+                "cables",
+                f"{name} ({way})",
+                f"{program}: {step}",
+                NOT_ATTACHED if journey == "attach" else "^usb-detach: ",
+                may_succeed=journey != "attach" or index >= at,
+                data={"guest": guest, "program": program, "journey": way, "step": step},
+            )
+
+
+# Unplugged at each step; for the exporter also between two looks.
+
+UNPLUGGED = list(
+    cases(
+        "unplugged",
+        {
+            (BACKEND, "usb-export", "attach"): steps.EXPORT,
+            (FRONTEND, "usb-import", "attach"): steps.changes(steps.IMPORT),
+            (BACKEND, "usb-export", "detach"): steps.EXPORT_END,
+            (FRONTEND, "usb-import", "detach"): steps.changes(steps.IMPORT_END),
+        },
+    )
+)
+CASES = list(UNPLUGGED)
+
+
+@each(UNPLUGGED)
+def test_unplugged(faults: Faults, case: Case) -> None:
+    device = faults.stick()
+
+    def pull() -> None:
+        faults.backend.unplug(STICK)
+        faults.backend.wait_for(GONE.format(device))
+
+    faults.check(case, during(faults, case, device, device, pull))
+
+
+# The hub above is unplugged.
+
+HUB = list(
+    cases(
+        "its hub is unplugged",
+        {
+            (BACKEND, "usb-export", "attach"): (
+                "sysfs.UsbDevice.driver readlink",
+                "usbip_host.take write match_busid",
+                "sysfs.UsbDevice.write write unbind",
+                "usbip_host.take write bind",
+                "sysfs.UsbDevice.pin open",
+                "sysfs.UsbDevice.write write usbip_sockfd",
+                HANDED_OVER,
+                "qrexec.Link.await_end poll",
+            ),
+            (BACKEND, "usb-export", "detach"): (
+                "qrexec.Link.end shutdown",
+                "sysfs.UsbDevice.write write usbip_sockfd (2)",
+                "sysfs.UsbDevice.write write unbind (2)",
+                "usbip_host.give_back write rebind",
+            ),
+        },
+    )
+)
+CASES += HUB
+
+
+@each(HUB)
+def test_its_hub_is_unplugged(faults: Faults, case: Case) -> None:
+    faults.unplug_all()
+    faults.backend.plug_hub("hub", port="3")
+    device = faults.plug_storage(STICK, faults.image, port="3.2")
+    assert device.endswith(".2")
+
+    def pull() -> None:
+        faults.backend.unplug("hub")
+        faults.backend.wait_for(GONE.format(device))
+
+    faults.check(case, during(faults, case, device, device, pull))
+
+
+# Another device in the same port.
+
+BOUND = steps.EXPORT.index("usbip_host.take write bind")
+LOOKED_UP = steps.EXPORT.index("sysfs.UsbDevice.__init__ open")
+SWAPPED = list(
+    cases(
+        "another kind of device in its port",
+        {(BACKEND, "usb-export", "attach"): steps.EXPORT[LOOKED_UP : BOUND + 2]},
+    )
+)
+CASES += SWAPPED
+
+
+@each(SWAPPED)
+def test_another_kind_of_device_in_its_port(faults: Faults, case: Case) -> None:
+    """Asked for by vendor and product: what comes in its place must not be attached."""
+    faults.unplug_all()
+    faults.backend.plug_keyboard("keyboard", port="1")
+    device = faults.bus_id("product=QEMU USB Keyboard")
+
+    def swap() -> None:
+        faults.backend.unplug("keyboard")
+        faults.backend.wait_for(GONE.format(device))
+        faults.backend.plug("usb-wacom-tablet", "tablet", port="1")
+        assert faults.bus_id(f"idVendor={TABLET}") == device
+
+    done = during(faults, case, device, KEYBOARD, swap)
+    assert done.code != 0
+    assert faults.connected_to(device) is None
+    assert faults.driver(device) == "usb"
+    faults.unplug_all()
+    faults.check(case, done)
+
+
+ATTACHED = "while attached"
+SAME_PORT = Case("cables", "another device in its port", ATTACHED, short=True)
+GADGET = Case("cables", "a device comes again with another identity", ATTACHED, short=True)
+RESET_IN_BACKEND = Case("cables", "reset in the backend", ATTACHED, after=After.EITHER)
+RESET_IN_FRONTEND = Case("cables", "reset in the frontend", ATTACHED, after=After.EITHER)
+HUB_ATTACHED = Case("cables", "its hub is unplugged", ATTACHED, short=True)
+CASES += [SAME_PORT, GADGET, RESET_IN_BACKEND, RESET_IN_FRONTEND, HUB_ATTACHED]
+
+
+@each([SAME_PORT])
+def test_another_device_in_its_port(faults: Faults, case: Case) -> None:
+    device = faults.stick()
+    assert faults.attach(device).code == 0
+    port = faults.backend.port(STICK)
+    faults.backend.unplug(STICK)
+    assert faults.plug_storage(OTHER, faults.image, port=port) == device
+    faults.check_settled(case)
+    assert (faults.driver(device), faults.connected_to(device)) == ("usb", None)
+    faults.backend.unplug(OTHER)
+    faults.check(case, None)
+
+
+@each([HUB_ATTACHED])
+def test_its_hub_is_unplugged_while_attached(faults: Faults, case: Case) -> None:
+    faults.unplug_all()
+    faults.backend.plug_hub("hub", port="3")
+    device = faults.plug_storage(STICK, faults.image, port="3.2")
+    assert faults.attach(device).code == 0
+    faults.check_attached(device)
+    faults.backend.unplug("hub")
+    faults.check(case, None)
+
+
+GADGET_SCRIPT = """set -e
+modprobe dummy_hcd; modprobe usb_f_acm
+mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+mkdir -p /sys/kernel/config/usb_gadget/lab; cd /sys/kernel/config/usb_gadget/lab
+echo 0x1d6b > idVendor; echo 0x0104 > idProduct
+mkdir -p functions/acm.usb0 configs/c.1; ln -s functions/acm.usb0 configs/c.1
+echo dummy_udc.0 > UDC
+"""
+GADGET_CHANGE = """cd /sys/kernel/config/usb_gadget/lab
+echo '' > UDC; echo 0x0105 > idProduct; echo dummy_udc.0 > UDC
+"""
+GADGET_END = """cd /sys/kernel/config/usb_gadget/lab
+echo '' > UDC; rm configs/c.1/acm.usb0; rmdir configs/c.1 functions/acm.usb0; cd ..; rmdir lab
+umount /sys/kernel/config; modprobe -r dummy_hcd usb_f_acm
+"""
+
+
+@each([GADGET])
+def test_a_device_comes_again_with_another_identity(faults: Faults, case: Case) -> None:
+    """As one does that is reprogrammed, or switches its mode."""
+    faults.backend.run(GADGET_SCRIPT)
+    try:
+        device = faults.bus_id("idProduct=0104")
+        assert faults.attach(device).code == 0
+        faults.frontend.wait_for("test -c /dev/ttyACM0")
+        faults.backend.run(GADGET_CHANGE)
+        faults.check_settled(case)
+        assert faults.bus_id("idProduct=0105") == device
+        assert (faults.driver(device), faults.connected_to(device)) == ("usb", None)
+        assert faults.attach(device).code == 0
+        faults.frontend.wait_for("test -c /dev/ttyACM0")
+        assert faults.frontend.run("cat /sys/bus/usb/devices/*-*/idProduct").text == "0105"
+        assert faults.detach(device).code == 0
+        assert faults.await_clean() == []
+    finally:
+        faults.backend.run(GADGET_END)
+    faults.check(case, None)
+
+
+RESET = (
+    "import fcntl, os; d = '{}/'; b, n = (int(open(d + f).read()) for f in ('busnum', 'devnum'));"
+    " fcntl.ioctl(os.open(f'/dev/bus/usb/{{b:03d}}/{{n:03d}}', os.O_WRONLY), 0x5514, 0)"
+)
+
+
+@each([RESET_IN_BACKEND, RESET_IN_FRONTEND])
+def test_reset(faults: Faults, case: Case) -> None:
+    """By a program of root's; either the device stays attached and readable, or it is let go."""
+    device = faults.stick()
+    assert faults.attach(device).code == 0
+    faults.check_attached(device)
+    guest, path = faults.backend, f"/sys/bus/usb/devices/{device}"
+    if case is RESET_IN_FRONTEND:
+        guest = faults.frontend
+        path = guest.run("ls -d /sys/devices/platform/vhci_hcd.*/usb*/*-*[0-9] | grep -v :").text
+    code = guest.run(f'python3 -c "{RESET.format(path)}"', check=False).code
+    print(f"reset in {guest.name}: exit code {code}")
+    faults.check(case, None)
+
+
+SLOT = Case(
+    "cables",
+    "unplugged after the exporter and its guardian were killed",
+    ATTACHED,
+    after=After.NEXT_COMMAND,
+    left_in=BACKEND,
+    short=True,
+)
+CASES += [SLOT]
+
+
+@each([SLOT])
+def test_unplugged_after_the_exporter_and_its_guardian(faults: Faults, case: Case) -> None:
+    """usbip-host keeps the slot of the port's name until the port is used again."""
+    device = faults.stick()
+    assert faults.attach(device).code == 0
+    faults.backend.run("pkill -KILL -f '[u]sb-export'")
+    faults.backend.unplug(STICK)
+    faults.backend.wait_for(GONE.format(device))
+    done = faults.take_back(device)
+    assert (done.code, done.stderr) == (0, b"")
+    assert faults.await_clean() == []
+    assert device in faults.backend.read("/sys/bus/usb/drivers/usbip-host/match_busid").decode()
+    faults.check(case, None)  # ... which frees it.
+
+
+def test_a_full_table_is_told_of(faults: Faults) -> None:
+    """What a user reads after sixteen such accidents at different ports."""
+    device = faults.stick()
+    table = "/sys/bus/usb/drivers/usbip-host/match_busid"
+    faults.backend.run(f"for n in $(seq 16); do printf 'add 9-%s' $n > {table}; done")
+    done = faults.attach(device)
+    assert done.code != 0
+    assert b"it has 16 devices, which is all that it can have" in done.stderr
+    assert b"or restart this qube if nothing is attached" in done.stderr
+    faults.backend.run("modprobe -r usbip-host")
+    faults.attach_and_detach(device)
