@@ -10,6 +10,9 @@ import pytest
 
 from tests.dom0.clock import run
 from tests.dom0.world import ROOT, World
+from usb_proxy import qrexec
+from usb_proxy.commands import usb_attach
+from usb_proxy.dom0 import services
 from usb_proxy.dom0.qubesd import (
     DeviceAlreadyAttached,
     DeviceNotAssigned,
@@ -27,6 +30,11 @@ def world(tmp_path: Path) -> World:
         world.usb.untrusted_qdb[f"{ROOT}/{port}/desc"] = b"1050:0407"
     world.load()
     return world
+
+
+def test_the_service_gives_up_before_dom0_does() -> None:
+    longest = usb_attach.ATTACH_SECONDS + usb_attach.END_SECONDS + qrexec.REQUEST_SECONDS
+    assert longest < services.ATTACH_SECONDS
 
 
 def test_there_and_back(world: World) -> None:
@@ -156,7 +164,7 @@ def test_what_the_user_reads(world: World, code: int, said: bytes, sentence: str
 
 def test_a_service_that_does_not_answer(world: World) -> None:
     world.seconds = 9999
-    with pytest.raises(QubesException, match="gave no answer for 90 seconds"):
+    with pytest.raises(QubesException, match="gave no answer for 120 seconds"):
         run(world.attach(world.work))
     assert not world.rules.exists()
 

@@ -62,9 +62,24 @@ def test_what_is_said_is_an_entry(path: Path, name: str, call: ast.Call) -> None
         assert entry[3] == "9" if path.parent.name == "dom0" else path.stem == "start"
 
 
+def said_by_shells() -> dict[str, str]:
+    """What the shell scripts say, with %d for each field."""
+    found = {}
+    for path in (TOP / "programs").iterdir():
+        for text, name in re.findall(r"printf '[a-z-]+: (.*) \[(UP-...)\]", path.read_text()):
+            found[name] = text
+    return found
+
+
 def test_every_entry_is_said() -> None:
     used = {call.args[0].value for *_, call in said() if isinstance(call.args[0], ast.Constant)}
-    assert ENTRIES.keys() - used == set()
+    assert ENTRIES.keys() - used - said_by_shells().keys() == set()
+
+
+def test_what_shells_say_is_an_entry() -> None:
+    assert said_by_shells()
+    for name, text in said_by_shells().items():
+        assert text == re.sub(r"{[a-z]+}", "%d", ENTRIES[name][0])
 
 
 def test_nothing_is_said_without_an_entry() -> None:

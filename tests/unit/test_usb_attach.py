@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from usb_proxy import leftovers, vhci
+from usb_proxy.commands import usb_attach, usb_import
 from usb_proxy.errors import ExitCode
 
 from .processes import program, run, wait_for
@@ -91,7 +93,7 @@ def test_success_is_told_and_the_call_stays(kernel: FakeKernel, client: Client) 
         ),
         ("exit 125", 6, "exit code 125"),
         ("exit 0", 6, "exit code 0"),
-        ("kill -9 $$", 6, "exit code 137"),
+        ("echo Killed >&2; kill -9 $$", 8, "not attached: usb-import was killed by signal 9; try"),
         ("echo no such device 2-1 >&2; exit 3", 6, "attached: sys-usb says: no such device 2-1"),
         (f"{report(IN_USE + 'no port')}; exit 4", 4, "2-1 of sys-usb is not attached: no port"),
         (f"echo a >&2; {report(IN_USE + 'no port')}", 4, "attached: no port; sys-usb says: a"),
@@ -134,6 +136,19 @@ def test_a_call_that_never_stops_talking_is_ended_at_the_deadline(
     assert run(kernel, "usb-attach") == ExitCode.PEER
     assert not client.is_there()
     assert "sys-usb says: noise noise noise" in kernel.said()
+
+
+def test_the_importer_is_the_one_to_tell_also_after_all_its_deadlines() -> None:
+    """Those of one attach, in their order."""
+    deadlines = (
+        usb_import.LOCK_SECONDS,
+        leftovers.REMOVAL_SECONDS,
+        usb_import.LINE_SECONDS,
+        vhci.READY_SECONDS,
+        usb_import.ENUMERATE_SECONDS,
+        leftovers.REMOVAL_SECONDS,
+    )
+    assert sum(deadlines) < usb_attach.ATTACH_SECONDS
 
 
 def test_a_stop_signal_ends_the_call(kernel: FakeKernel, client: Client) -> None:

@@ -28,7 +28,8 @@ ENTRIES = {
         "See the words that are quoted, and the journal of the qube that says them.",
     ),
     "UP-609": (
-        "{device} of {backend} is not attached: the call of {service} did not come about ({end}); "
+        "{device} of {backend} is not attached: the call of {service} did not come about "
+        "(exit code {code}); "
         "see that {backend} runs and has qubes-usb-proxy installed",
         "The service in the other qube could not be started by qrexec.",
         "Start that qube, install this package in its template, and restart both qubes.",
@@ -74,5 +75,11 @@ ENTRIES = {
         "vhci-hcd refused the device {devid:#x} at port {port}: {reason}; try again",
         "The kernel of this qube does not take what the other qube offers.",
         "Try again; if it repeats, restart this qube and report the sentence.",
+    ),
+    "UP-618": (
+        "{device} of {backend} is not attached: the call of {service} has not ended in time, "
+        "and is given up; try again",
+        "The two qubes are overloaded, or one of them hangs.",
+        "Try again. If that does not help, restart the qube with the device.",
     ),
 }

@@ -159,4 +159,14 @@ ENTRIES = {
         "Somebody ended the program while it worked: a detach, a shutdown, or Ctrl-C.",
         "Try again if it was not meant to be ended. Nothing is left over.",
     ),
+    "UP-802": (
+        "killed by signal {signal}, so the device is given back; try again",
+        "Somebody, or a kernel without memory, killed the exporter in the qube with the device.",
+        "Try again. Nothing is left over. `journalctl -k` in that qube tells of a lack of memory.",
+    ),
+    "UP-803": (
+        "{device} of {backend} is not attached: usb-import was killed by signal {signal}; try again",
+        "Somebody, or a kernel without memory, killed the importer in the qube that asked.",
+        "Try again. Nothing is left over. `journalctl -k` in that qube tells of a lack of memory.",
+    ),
 }

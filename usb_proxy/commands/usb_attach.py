@@ -11,6 +11,7 @@ from usb_proxy.errors import (
     ExitCode,
     PeerError,
     RequestError,
+    StoppedError,
     UsbProxyError,
     printable,
 )
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
     from usb_proxy.host import Host
 
 IMPORTER = "/usr/lib/qubes/usb-import"
-ATTACH_SECONDS = 75.0
-"""Longer than the backend may take to answer and the device to be set up, so that the importer is
-the one to tell why, unless several of its deadlines pass one after the other."""
+ATTACH_SECONDS = 100.0
+"""Longer than the importer takes if all its deadlines pass one after the other, those for cleaning
+up included, so that it is the one to tell why."""
 
 SAY_SECONDS = 5.0
 END_SECONDS = 1.0
 """For a call that is of no use any more; the processes behind it clean up by themselves."""
 
 OUTPUT_LIMIT = 4096
+
+KILLED = 128
+"""What the importer's shell adds to the signal that killed the importer."""
 
 ATTACHED = bytes([ExitCode.OK])
 """The importer's report that the device can be used; else its exit code comes with a sentence."""
@@ -114,9 +118,13 @@ def _failure(
     if code == qrexec.REFUSED and not untrusted_report:
         return PeerError("UP-607", service=service, backend=backend)
     said = printable(untrusted_errors)
+    if code is not None and code > KILLED and not untrusted_report:
+        # What its shell says of that, in words of its own, is not the backend's.
+        return StoppedError("UP-803", device=target, backend=backend, signal=code - KILLED)
     if not untrusted_report and not said:
-        end = "no end in time" if code is None else f"exit code {code}"
-        return PeerError("UP-609", device=target, backend=backend, service=service, end=end)
+        if code is None:
+            return PeerError("UP-618", device=target, backend=backend, service=service)
+        return PeerError("UP-609", device=target, backend=backend, service=service, code=code)
     code = untrusted_report[0] if untrusted_report else ExitCode.PEER
     if code > ExitCode.STOPPED:
         code = ExitCode.PEER
