@@ -27,12 +27,15 @@ class Lab:
     """Two guests, `backend` (sys-usb) and `frontend` (work); use it in a `with`.
 
     `debs` is a folder with our package, or None for guests without it; `suite` is the Debian
-    release; `progress` gets a line for each long step; `smp` is the processors of each guest.
+    release, and `frontend_suite` that of all but the backend where it is another; `progress` gets a
+    line for each long step; `smp` is the processors of each guest.
     """
 
     def __init__(self, debs: Path | None = Path("dist"), suite: str = "bookworm",
-                 progress: Progress = quiet, smp: int = 1) -> None:
+                 progress: Progress = quiet, smp: int = 1, *,
+                 frontend_suite: str | None = None) -> None:
         self._debs, self._suite, self._progress, self._smp = debs, suite, progress, smp
+        self._frontend_suite = frontend_suite or suite
         self._rules: list[tuple[str, str, str, str, str]] = []
         self._watches: list[tuple[str, Callable[[str], None]]] = []
         self._cleanup = contextlib.ExitStack()
@@ -41,15 +44,15 @@ class Lab:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as cleanup:
             boot = image(self._debs, self._suite, self._progress)
+            self._boot = image(self._debs, self._frontend_suite, self._progress)
             folder = Path(tempfile.mkdtemp(prefix="lab-"))
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
             self.folder = folder
             self._router = Router(self._user, self._changed)
             cleanup.callback(self._router.close)
             self.backend = Guest(BACKEND, boot, folder, self._router, self._smp)
-            self.frontend = Guest(FRONTEND, boot, folder, self._router, self._smp)
+            self.frontend = Guest(FRONTEND, self._boot, folder, self._router, self._smp)
             start = time.monotonic()
-            self._boot = boot
             for guest in (self.backend, self.frontend):
                 cleanup.callback(guest.kill)
                 guest.start()
