@@ -216,8 +216,12 @@ check-packages: $(VENV) ## the tests of all packages: as root, for their install
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/packaging
 
-check-lab: $(VENV) deb ## the tests in the lab
+check-lab: $(VENV) deb ## the tests in the lab, with a short part of those of faults
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/lab tests/integration
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) -m short tests/faults
+
+check-faults: $(VENV) deb ## whatever dies, or is pulled out, or lies: all tests of faults
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/faults
 
 $(VENV): tests/requirements.txt
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
@@ -248,4 +252,4 @@ clean: ## remove what was built
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
 	arch dom0-deb repo apt-repo dnf-repo demo demo-picture check check-quick check-packages check-lab \
-	fuzz soak bench errors clean
+	check-faults fuzz soak bench errors clean
