@@ -53,18 +53,23 @@ class Faults(Qubes):
     # Faults
 
     def arm(self, guest: Guest, program: str, step: str, action: str) -> None:
-        """At this step of the next such program in `guest` do `action` (see the tracer)."""
+        """At this step of the next such program in `guest` do `action` (see the tracer).
+
+        A program looks for its fault when it starts, so arm one for the end of an export before
+        the attach.
+        """
         fault = shlex.quote(f"{program}\t{step}\t{action}\n")
         guest.run(f"cd {FOLDER}; rm -f fired; printf {fault} > fault.new; mv fault.new fault")
 
-    def await_fired(self, guest: Guest, seconds: float = 30) -> int:
-        """Wait until a program has reached the step; gives its pid."""
-        guest.wait_for(f"test -e {FOLDER}/fired", seconds)
-        return int(guest.run(f"cat {FOLDER}/fired").text.split()[0])
+    def await_fired(self, guest: Guest) -> tuple[int, str]:
+        """Wait until a program has reached the step: its pid, and `PROGRAM: STEP`."""
+        loop = f"until cat {FOLDER}/fired 2>&-; do sleep 0.1; done"
+        pid, _, where = guest.run(loop, timeout=SECONDS).text.partition(" ")
+        return int(pid), where
 
     def await_stopped(self, guest: Guest) -> int:
         """Like `await_fired` for the action STOP: the process stands still when this returns."""
-        pid = self.await_fired(guest)
+        pid, _ = self.await_fired(guest)
         guest.wait_for(f"grep -q '^State:.T' /proc/{pid}/status")
         return pid
 
@@ -72,12 +77,9 @@ class Faults(Qubes):
         """Let a stopped process go on; nothing if it was killed meanwhile."""
         guest.run(f"kill -CONT {pid} 2>&-; true")
 
-    def disarm(self) -> str:
-        """Forget a fault that has not happened; gives the one that has, `PROGRAM: STEP`, or ''."""
-        fired = ""
-        for done in self.run_both(f"cd {FOLDER} && {{ cat fired; rm -f fault fired; }} 2>&-; true"):
-            fired += done.text.partition(" ")[2]
-        return fired
+    def disarm(self) -> None:
+        """Forget a fault that has not happened."""
+        self.run_both(f"rm -f {FOLDER}/fault {FOLDER}/record")
 
     def run_both(self, command: str) -> list[Completed]:
         """Run a shell command in both guests at once: in sys-usb, in work."""

@@ -27,9 +27,9 @@ def during(
 ) -> Completed:
     """Stop the case's program at its step, `act`, let it go on; gives the command's end."""
     guest, journey = guest_of(faults, case), case.data["journey"]
+    faults.arm(guest, case.data["program"], case.data["step"], "STOP")
     if journey != "attach":
         assert faults.attach(name).code == 0
-    faults.arm(guest, case.data["program"], case.data["step"], "STOP")
     if journey == "attach":
         call = faults.start_attach(name)
     else:

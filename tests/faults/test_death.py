@@ -2,6 +2,7 @@
 """Family 1: every process that takes part dies, at every step of an attach and of a detach."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -113,15 +114,15 @@ def cases_of(part: Part) -> Iterator[Case]:
             yield promise(part, action, index)
 
 
-def befall(faults: Faults, case: Case) -> Completed | None:
+def befall(faults: Faults, case: Case, device: str) -> Completed | None:
     """Let it happen: what became of the command that was under way."""
-    data, device = case.data, faults.stick()
+    data = case.data
     guest = faults.backend if data["guest"] == BACKEND else faults.frontend
     journey = data["journey"]
+    faults.arm(guest, data["program"], data["step"], data["action"])
     if journey != "attach":
         done = faults.attach(device)
         assert (done.code, done.stderr) == (0, b"")
-    faults.arm(guest, data["program"], data["step"], data["action"])
     result: Completed | None = None
     if journey == "attach":
         result = faults.attach(device)
@@ -134,8 +135,7 @@ def befall(faults: Faults, case: Case) -> Completed | None:
     else:
         program = "usb-export" if guest is faults.backend else "usb-import"
         guest.run(f"pkill -KILL -f '[l]aunch {program}'")
-    faults.await_fired(guest)
-    assert faults.disarm().strip() == case.point
+    assert faults.await_fired(guest)[1] == case.point
     return result
 
 
@@ -144,7 +144,7 @@ CASES = [case for part in PARTS for case in cases_of(part)]
 
 @each(CASES)
 def test_death(faults: Faults, case: Case) -> None:
-    faults.check(case, befall(faults, case))
+    faults.check(case, befall(faults, case, faults.stick()))
 
 
 def walk(part: Part) -> list[Case]:
@@ -172,13 +172,14 @@ CASES += WALKS
 
 @each(WALKS)
 def test_death_at_every_step(faults: Faults, case: Case) -> None:
+    device = faults.stick()
     for one in WALKS[case]:
         print(one)
-        done = befall(faults, one)
+        done = befall(faults, one, device)
         if done is not None:
             said_well(one, done)
         faults.check_settled(one)
-    faults.attach_and_detach(faults.stick())
+    faults.attach_and_detach(device)
     assert faults.complaints() == []
 
 
@@ -215,9 +216,9 @@ CASES += QUBE_CASES
 def test_a_qube_is_killed(faults: Faults, case: Case) -> None:
     data, device = case.data, faults.stick()
     guest = faults.backend if data["guest"] == BACKEND else faults.frontend
+    faults.arm(guest, data["program"], data["step"], "STOP")
     if data["journey"] != "attach":
         assert faults.attach(device).code == 0
-    faults.arm(guest, data["program"], data["step"], "STOP")
     if data["journey"] == "attach":
         call = faults.start_attach(device)
     else:
@@ -260,9 +261,9 @@ CASES += DOM0_CASES
 def test_dom0_is_killed(faults: Faults, case: Case) -> None:
     data, device = case.data, faults.stick()
     guest = faults.backend if data["guest"] == BACKEND else faults.frontend
+    faults.arm(guest, data["program"], data["step"], "STOP")
     if data["journey"] != "attach":
         assert faults.attach(device).code == 0
-    faults.arm(guest, data["program"], data["step"], "STOP")
     if data["journey"] == "attach":
         call = faults.start_attach(device)
     else:
@@ -317,7 +318,5 @@ def test_steps_are_those_of_a_recording(faults: Faults) -> None:
         (faults.frontend, "usb-import", steps.REPAIR_IN_FRONTEND),
     ):
         assert faults.attach(device).code == 0
-        kill = f"pkill -KILL -f '[l]aunch {program}'"
-        assert faults.record(lambda kill=kill, guest=guest: guest.run(kill))[  # type: ignore[misc]
-            guest.name, "usb-repair"
-        ] == known
+        seen = faults.record(partial(guest.run, f"pkill -KILL -f '[l]aunch {program}'"))
+        assert seen[guest.name, "usb-repair"] == known
