@@ -98,6 +98,9 @@ def test_killed_exporter(qubes: Qubes, stick: str, victim: str) -> None:
 def test_killed_importer(qubes: Qubes, stick: str, victim: str) -> None:
     assert qubes.attach(stick).code == 0
     qubes.frontend.run(f"pkill -KILL -f '{victim} /run'")
+    if victim.startswith("[l]aunch"):
+        # Its shell cleans up, at once and unasked, also when nobody has its stderr any more.
+        assert qubes.await_clean() == []
     qubes.backend.wait_for(f"readlink /sys/bus/usb/devices/{stick}/driver | grep -q usb$")
     assert qubes.attach(stick).code == 0
     qubes.frontend.wait_for("test -b /dev/sda")
