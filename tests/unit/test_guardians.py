@@ -46,5 +46,5 @@ def test_a_killed_exporter_is_told_of_in_one_sentence(tmp_path: Path) -> None:
             guard(tmp_path, "usb-export", writer)
         finally:
             os.close(writer)
-        said = "usb-export: killed by signal 9, so the device is given back; try again\n"
+        said = "usb-export: killed by signal 9, so the device is given back; try again [UP-802]\n"
         assert stderr.read().decode() == said

@@ -202,7 +202,7 @@ def test_without_qubesdb_nothing_is_exported(kernel: FakeKernel, broken: str, bo
 def test_without_room_nothing_is_exported(kernel: FakeKernel) -> None:
     """A folder in the notice's place fails in the same way as a full file system."""
     (kernel.tree / "run/qubes-usb-proxy/export-1-1.4.notice").mkdir(parents=True)
-    refused(kernel, ExitCode.SYSTEM, "export-1-1.4.notice: Is a directory; make room in /run")
+    refused(kernel, ExitCode.SYSTEM, "export-1-1.4.notice: File exists; make room in /run")
     assert (kernel.driver("1-1.4"), kernel.published("1-1_4")) == ("usb", {})
 
 

@@ -162,11 +162,12 @@ ENTRIES = {
     "UP-802": (
         "killed by signal {signal}, so the device is given back; try again",
         "Somebody, or a kernel without memory, killed the exporter in the qube with the device.",
-        "Try again. Nothing is left over. `journalctl -k` in that qube tells of a lack of memory.",
+        "Try again; nothing is left over. `journalctl -k` there tells of a lack of memory.",
     ),
     "UP-803": (
-        "{device} of {backend} is not attached: usb-import was killed by signal {signal}; try again",
+        "{device} of {backend} is not attached: usb-import was killed by signal {signal}; "
+        "try again",
         "Somebody, or a kernel without memory, killed the importer in the qube that asked.",
-        "Try again. Nothing is left over. `journalctl -k` in that qube tells of a lack of memory.",
+        "Try again; nothing is left over. `journalctl -k` there tells of a lack of memory.",
     ),
 }

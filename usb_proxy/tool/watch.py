@@ -57,6 +57,7 @@ class Changes:
         self._signals, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
         signal.signal(signal.SIGIO, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
 
     def __enter__(self) -> Changes:
         return self
