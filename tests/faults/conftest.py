@@ -15,6 +15,7 @@ from tests.lab.guests import Guest
 from tests.lab.lab import Lab
 from tests.lab.router import Call, Completed
 
+from .steps import OPTIONAL
 from .table import After, Case
 
 __all__ = ["running_lab"]
@@ -97,7 +98,7 @@ class Faults(Qubes):
         for name, done in zip(names, self.run_both(f"cd {FOLDER}/trace; {lists}"), strict=True):
             for part in done.text.split("== ")[1:]:
                 file, *seen = part.splitlines()
-                found[name, file.split(".")[0]] = tuple(seen)
+                found[name, file.split(".")[0]] = tuple(s for s in seen if s not in OPTIONAL)
         return found
 
     # Calls that a fault befalls

@@ -14,6 +14,10 @@ CHANGES = frozenset(
 """The calls that change something outside or wait; others only look, and matter to cables alone."""
 
 
+OPTIONAL = frozenset(("vhci.await_removal lstat (2)", "vhci.attach poll"))
+"""Whether these come depends on the order of the kernel's events."""
+
+
 def changes(steps: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the steps that change something outside or wait."""
     return tuple(step for step in steps if step.split()[1] in CHANGES)
@@ -131,7 +135,6 @@ IMPORT_END = (
     "qrexec.Link.end poll",
     "vhci.await_removal lstat",
     "vhci.await_removal poll",
-    "vhci.await_removal lstat (2)",
     "runstate.remove_record unlink",
     "runstate.Lock.note ftruncate (2)",
     "runstate.Lock.note pwrite (2)",
@@ -225,7 +228,6 @@ REPAIR_IN_FRONTEND = (
     "vhci.detach write detach",
     "vhci.await_removal lstat",
     "vhci.await_removal poll",
-    "vhci.await_removal lstat (2)",
     "leftovers.remove_import lstat",
     "runstate.remove_record unlink",
     "runstate.Lock.note ftruncate",
