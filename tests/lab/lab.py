@@ -2,6 +2,8 @@
 """The lab as tests and the demonstration use it: two guests, and dom0's view of them."""
 
 import contextlib
+import dataclasses
+import os
 import shutil
 import tempfile
 import threading
@@ -13,7 +15,7 @@ from typing import Self
 
 from .errors import LabError
 from .guests import BACKEND, FRONTEND, Guest
-from .image import Progress, image
+from .image import Image, Progress, image
 from .router import Call, Completed, Router
 
 START_SECONDS = 120
@@ -43,8 +45,8 @@ class Lab:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as cleanup:
-            boot = image(self._debs, self._suite, self._progress)
-            self._boot = image(self._debs, self._frontend_suite, self._progress)
+            boot = self._image(self._suite, cleanup)
+            self._boot = self._image(self._frontend_suite, cleanup)
             folder = Path(tempfile.mkdtemp(prefix="lab-"))
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
             self.folder = folder
@@ -65,6 +67,13 @@ class Lab:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._cleanup.close()
+
+    def _image(self, suite: str, cleanup: contextlib.ExitStack) -> Image:
+        """The image for a suite, held open: others may push it out of the cache meanwhile."""
+        boot = image(self._debs, suite, self._progress)
+        disk = os.open(boot.disk, os.O_RDONLY)
+        cleanup.callback(os.close, disk)
+        return dataclasses.replace(boot, disk=Path(f"/proc/{os.getpid()}/fd/{disk}"))
 
     def start_frontend(self, name: str) -> Guest:
         """Start one more qube without USB controllers."""
