@@ -217,7 +217,7 @@ check-packages: $(VENV) ## the tests of all packages: as root, for their install
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/packaging
 
 check-lab: $(VENV) deb ## the tests in the lab, with a short part of those of faults
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/lab tests/integration
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/lab tests/integration tests/bench
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) -m short tests/faults
 
 check-faults: $(VENV) deb ## whatever dies, or is pulled out, or lies: all tests of faults
@@ -239,9 +239,17 @@ soak: $(VENV) deb ## HOURS of random cycles in the lab, or CYCLES of them; SEED=
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tests.soak --hours $(HOURS) \
 		$(addprefix --cycles ,$(CYCLES)) $(addprefix --seed ,$(SEED)) $(addprefix --first ,$(FIRST))
 
-bench: $(VENV) ## what the extension costs qubesd
-	@tests/setup.sh hwdata
-	$(PYTHON) -m tests.bench.dom0
+BENCH = $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tests.bench
+RUNS := 10
+CASES :=
+
+bench: $(VENV) ## what an attach costs, in virtual time: docs/performance.md
+	@tests/setup.sh $(LAB_TOOLS) hwdata
+	$(BENCH) --runs $(RUNS) $(if $(REFERENCE),--reference $(REFERENCE)) $(CASES)
+
+bench-plot: $(VENV) ## where the time of an attach goes: docs/attach.svg
+	@tests/setup.sh $(LAB_TOOLS)
+	$(BENCH).plot
 
 errors: ## write docs/troubleshooting.md and its man page from usb_proxy/catalogue
 	/usr/bin/python3 -m tests.docs.catalogue
@@ -252,4 +260,4 @@ clean: ## remove what was built
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
 	arch dom0-deb repo apt-repo dnf-repo demo demo-picture check check-quick check-packages check-lab \
-	check-faults fuzz soak bench errors clean
+	check-faults fuzz soak bench bench-plot errors clean

@@ -24,15 +24,16 @@ PORTS = {"xhci.0": "12345678", "ehci.0": "123456"}
 class Guest:
     """One guest of the lab; made by it."""
 
-    def __init__(self, name: str, image: Image, folder: Path, router: Router, smp: int) -> None:
+    def __init__(self, name: str, image: Image, folder: Path, router: Router, smp: int,
+                 *, speed: list[str] | None = None) -> None:
         self.name, self._folder, self._router = name, folder, router
         options = ["-smp", str(smp)]
         if name == BACKEND:
-            options += ["-device", "qemu-xhci,id=xhci,p2=8,p3=8", "-device", "usb-ehci,id=ehci"]
+            options += ["-device", "qemu-xhci,id=xhci,p2=8,p3=15", "-device", "usb-ehci,id=ehci"]
             for number in range(AUDIO_OUTPUTS):
                 output = f"id=audio{number},path={self._audio_path(number)}"
                 options += ["-audiodev", f"wav,{output},out.frequency=48000"]
-        self._machine = Machine(name, image, folder, options)
+        self._machine = Machine(name, image, folder, options, speed=speed)
         self._ready = threading.Event()
         self._drives: dict[str, str] = {}  # device -> block node
         self._ports: dict[str, tuple[str, str]] = {}  # device -> controller and port
@@ -162,6 +163,12 @@ class Guest:
         self._machine.monitor.command(
             "blockdev-add", driver="raw", **{"node-name": node},
             file={"driver": "file", "filename": str(path)},
+        )
+
+    def add_zeroes(self, node: str, size: int) -> None:
+        """Make a block node without a file: it answers at once, with zeroes."""
+        self._machine.monitor.command(
+            "blockdev-add", driver="null-co", size=size, **{"node-name": node, "read-zeroes": True}
         )
 
     def plug_storage(self, id: str, source: Path | int, bus: str = "xhci.0",

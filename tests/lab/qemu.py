@@ -115,11 +115,13 @@ class Monitor:
 class Machine:
     """One guest's QEMU. To be started by a thread that lives as long: QEMU dies with it."""
 
-    def __init__(self, name: str, image: Image, folder: Path, options: list[str]) -> None:
+    def __init__(self, name: str, image: Image, folder: Path, options: list[str],
+                 *, speed: list[str] | None = None) -> None:
+        """`speed` is QEMU's accelerator options, the fastest if None."""
         self.name, self.folder = name, folder
         self.console = folder / f"{name}.console"
         self._port, self._qmp = folder / f"{name}.port", folder / f"{name}.qmp"
-        self._command = self._build(image, options)
+        self._command = self._build(image, [*(speed or accelerator(image)), *options])
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: Monitor | None = None
 
@@ -130,7 +132,7 @@ class Machine:
         return [
             # so that no QEMU outlives a test run that was killed
             *([] if not shutil.which("setpriv") else ["setpriv", "--pdeathsig", "KILL"]),
-            QEMU, "-name", self.name, "-machine", machine, *accelerator(image), "-m", "512",
+            QEMU, "-name", self.name, "-machine", machine, "-m", "512",
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", append,
             "-chardev", f"file,id=console,path={self.console},append=on",

@@ -44,8 +44,9 @@ class Connection:
 class Agent:
     """Numbers of connections that this guest began are odd; the host's are even."""
 
-    def __init__(self) -> None:
-        self.port = os.open(PORT, os.O_RDWR | os.O_NONBLOCK)
+    def __init__(self, port: int) -> None:
+        self.port = port
+        os.set_blocking(port, False)
         self.parser = wire.Parser()
         self.out = bytearray()
         self.connections: dict[int, Connection] = {}
@@ -81,7 +82,10 @@ class Agent:
     def port_event(self, mask: int) -> None:
         """Read frames from, and write frames to, the host."""
         if mask & select.POLLIN:
-            for frame in self.parser.feed(os.read(self.port, wire.CHUNK)):
+            data = os.read(self.port, wire.CHUNK)
+            if not data:
+                sys.exit("the host has gone")
+            for frame in self.parser.feed(data):
                 self.frame(*frame)
         if mask & select.POLLOUT and self.out:
             try:
@@ -193,7 +197,10 @@ def reap(*_: object) -> None:
         pass
 
 
-def main() -> None:
-    """Process 1 must not end: the kernel's panic then says so on the console."""
+def main(port: int | None = None) -> None:
+    """Process 1 must not end: the kernel's panic then says so on the console.
+
+    `port` is an open FD in place of the guest's port.
+    """
     signal.signal(signal.SIGCHLD, reap)
-    Agent().run()
+    Agent(os.open(PORT, os.O_RDWR) if port is None else port).run()
