@@ -102,6 +102,7 @@ def draw(trace: str) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         'font-family="sans-serif" font-size="12">',
+        "<!-- SPDX-License-Identifier: GPL-2.0-or-later -->",
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         '<text x="10" y="18" font-weight="bold">One attach: '
         f"{whole:.0f} ms of virtual time, under strace</text>",

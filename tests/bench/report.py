@@ -67,16 +67,17 @@ def ratio(values: list[float] | None, base: list[float] | None) -> str:
 def rows(found: Results) -> list[list[str]]:
     """The table, with its head."""
     ours, floor, reference = (found.get(name, {}) for name in (OURS, FLOOR, REFERENCE))
-    table = [["case", "this program", "kernel's floor", "ratio", "aim", "aim met"]]
+    table = [["case", "this program", "kernel's floor", "ratio", "aim", "aim met", "runs"]]
     if reference:
         table[0] += ["reference", "ratio to it"]
-    for name in dict.fromkeys([*ours, *reference]):
+    for name in dict.fromkeys([*ours, *reference, *floor]):
         mine, least = ours.get(name), floor.get(name)
-        row = [name, cell(mine), cell(least), ratio(mine, least), "", ""]
+        row = [name, cell(mine), cell(least), ratio(mine, least), "", "",
+               str(len(mine or least or reference[name]))]
         aim = AIMS.get(name)
         if aim and mine and (least or not aim.factor):
             limit = aim.limit(least)
-            row[4:] = [figure(limit), "yes" if statistics.median(mine) <= limit else "no"]
+            row[4:6] = [figure(limit), "yes" if statistics.median(mine) <= limit else "no"]
         if reference:
             row += [cell(reference.get(name)), ratio(mine, reference.get(name))]
         table.append(row)
@@ -99,6 +100,16 @@ def page(found: Results, template: str) -> str:
     after = after[after.index("\n\n"):]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{before}{PLACE}{table}{after}"
+
+
+def keep(found: Results) -> None:
+    """Put new results into the documentation, in place of those of the same names."""
+    kept: Results = json.loads(RESULTS.read_text())
+    for name, measured in found.items():
+        values = kept.setdefault(name, {})
+        values.update({row: [float(f"{v:.6g}") for v in times] for row, times in measured.items()})
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    main()
 
 
 def main() -> int:

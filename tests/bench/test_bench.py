@@ -32,4 +32,4 @@ def test_nothing_runs_while_a_device_is_attached(bench: report.Results) -> None:
 
 def test_an_implementation_is_compared_with_another() -> None:
     found = {report.OURS: {"x": [1.0, 2.0, 3.0]}, report.REFERENCE: {"x": [4.0]}}
-    assert report.rows(found)[1] == ["x", "2 (1-3)", "", "", "", "", "4", "0.50"]
+    assert report.rows(found)[1] == ["x", "2 (1-3)", "", "", "", "", "3", "4", "0.50"]

@@ -59,6 +59,10 @@ class Call:
         self._router.hang_up(self._peer, self._channel)
         self._done.set()
 
+    def wake(self) -> None:
+        """Send a frame that changes nothing; the guest's processor wakes up to look at it."""
+        self._router.send(self._peer, self._channel, wire.CREDIT, wire.number(0))
+
     def _result(self) -> Completed:
         return Completed(self._code, bytes(self._output[wire.STDOUT]),
                          bytes(self._output[wire.STDERR]))
@@ -178,6 +182,12 @@ class Router:
                     if isinstance(route, Call):
                         route.frame(wire.CLOSE, b"")
                 peer.routes.clear()
+        self._poke()
+
+    def send(self, peer: Peer, channel: int, kind: int, payload: bytes) -> None:
+        """Send a frame of a call."""
+        with self._lock:
+            peer.send(channel, kind, payload)
         self._poke()
 
     def _poke(self) -> None:

@@ -37,7 +37,7 @@ def measure(qubes: Qubes, case: str, runs: int, count: int) -> Iterator[cases.Ro
     elif case == "ten":
         yield from cases.ten(qubes, runs, count)
     elif case == "cost":
-        yield from cost.attached(qubes, min(runs, COSTLY_RUNS))
+        yield from cost.attached(qubes, min(runs, COSTLY_RUNS), min(count, 64) * cost.MIB)
     elif case == "start":
         yield from cost.starts(qubes, runs)
 
@@ -73,6 +73,9 @@ def run(implementations: dict[str, Qubes], wanted: list[str], runs: int, count: 
             machine.plug(HIGH, "high")
         if case in ("attach", "high"):
             found[FLOOR].update(cases.floor(device, runs))
+        if case == "data":
+            found[FLOOR].update(cost.buffers(SUPER, min(runs, COSTLY_RUNS)))
+            continue
         for name, qubes in implementations.items():
             machine.ask(f"say {case} of {name}")
             found.setdefault(name, {}).update(measure(qubes, case, runs, count))

@@ -11,12 +11,15 @@ from pathlib import Path
 
 from . import machine
 from .cases import SUPER, Row, rest
+from .floor import Floor
+from .machine import TRACING
 from .qubes import FRONTEND, Qubes
 
 MIB = 1 << 20
 SIZE = 64 * MIB
 IDLE_SECONDS = 60
-TRACING = Path("/sys/kernel/tracing")
+BUSY_SECONDS = 5
+"""From one MiB to the next."""
 
 
 def memory(pids: list[int]) -> dict[str, float]:
@@ -46,8 +49,7 @@ class Forks:
     """Counts the forks of processes and of their children."""
 
     def __init__(self, pids: list[int]) -> None:
-        if not (TRACING / "trace").exists():
-            subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACING], check=True)
+        machine.mount_tracing()
         for name, text in (("trace", ""), ("set_event_pid", " ".join(map(str, pids))),
                            ("options/event-fork", "1"),
                            ("events/sched/sched_process_fork/enable", "1")):
@@ -75,8 +77,8 @@ def idle_seconds() -> float:
     return float(Path("/proc/uptime").read_text().split()[1])
 
 
-def attached(qubes: Qubes, runs: int) -> Iterator[Row]:
-    """Memory, and what happens in a minute without and with traffic."""
+def attached(qubes: Qubes, runs: int, size: int = SIZE) -> Iterator[Row]:
+    """Memory, and what happens in a minute without and with traffic; `size` for a trial."""
     found: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:
@@ -99,11 +101,11 @@ def attached(qubes: Qubes, runs: int) -> Iterator[Row]:
             before, forks = activity(pids), Forks(pids)
             end = time.monotonic() + IDLE_SECONDS
             if name == "busy":
-                speed, work = read(disk, SIZE)
+                speed, work = read(disk, size)
                 add("reading 64 MiB, MiB/s", speed)
                 add("reading 64 MiB, ms of work", work)
             while (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, 1 if name == "busy" else left))
+                time.sleep(min(left, BUSY_SECONDS if name == "busy" else left))
                 if name == "busy":
                     read(disk, MIB)
             after = activity(pids)
@@ -112,7 +114,7 @@ def attached(qubes: Qubes, runs: int) -> Iterator[Row]:
             add(f"{name} for 60 s, forks", forks.count())
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        speed, work = read(disk, SIZE)
+        speed, work = read(disk, size)
         add("reading 64 MiB while stopped, MiB/s", speed)
         add("reading 64 MiB while stopped, ms of work", work)
         for pid in pids:
@@ -120,6 +122,21 @@ def attached(qubes: Qubes, runs: int) -> Iterator[Row]:
         qubes.detach(SUPER)
         rest(qubes, SUPER)
     yield from found.items()
+
+
+def buffers(bus_id: str, runs: int) -> Iterator[Row]:
+    """How fast a device is read through sockets with buffers of several sizes, without qrexec."""
+    for size in (None, 64 << 10, 1 << 20, 4 << 20):
+        low = Floor()
+        low.attach(bus_id, size)
+        machine.await_disks()
+        (disk,) = machine.disks()
+        name = "the usual" if size is None else f"{size >> 10} KiB of"
+        speeds = [read(disk, SIZE // 8)[0] for _ in range(runs)]
+        yield f"reading 8 MiB, {name} buffers on a plain socket, MiB/s", speeds
+        low.detach(bus_id)
+        machine.await_true(machine.ports_are_free)
+        machine.settle()
 
 
 PROGRAMS = (

@@ -20,7 +20,7 @@ DRIVER = "/sys/bus/usb/drivers/usbip-host"
 VHCI = "/sys/devices/platform/vhci_hcd.0"
 SPEEDS = {"480": (3, "hs"), "5000": (5, "ss")}
 WAIT_SECONDS = 20
-USED = "006"
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 
 
 def write(path: str, text: str) -> None:
@@ -57,8 +57,11 @@ class Floor:
         self._ends: list[socket.socket] = []
         self._port = self._path = ""
 
-    def attach(self, bus_id: str) -> float:
-        """Attach: the milliseconds until the kernel has bound the driver in the frontend."""
+    def attach(self, bus_id: str, buffers: int | None = None) -> float:
+        """Attach: the milliseconds until the kernel has bound the driver in the frontend.
+
+        `buffers` is the size of the socket's, in bytes, the kernel's own if None.
+        """
         start = time.monotonic()
         folder = f"/sys/bus/usb/devices/{bus_id}"
         speed, half = SPEEDS[Path(f"{folder}/speed").read_text().strip()]
@@ -67,6 +70,10 @@ class Floor:
         write(f"{folder}/driver/unbind", bus_id)
         write(f"{DRIVER}/bind", bus_id)
         self._ends = list(socket.socketpair())
+        if buffers is not None:
+            for end in self._ends:
+                for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
+                    end.setsockopt(socket.SOL_SOCKET, option, buffers)
         with Uevents() as events:
             write(f"{folder}/usbip_sockfd", str(self._ends[0].fileno()))
             for line in Path(f"{VHCI}/status").read_text().splitlines():
