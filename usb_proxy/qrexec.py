@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import _socket
 import errno
-import os
+import posix as os
 import select
 
 from usb_proxy.errors import PeerError, RequestError, StoppedError, SystemLackError, reason

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from usb_proxy.errors import SystemLackError, printable
 from usb_proxy.idents import BusId, DomainName, qubesdb_key

@@ -8,7 +8,7 @@ written by root, and is what a dead holder left. Records in /run/qubes are for o
 from __future__ import annotations
 
 import fcntl
-import os
+import posix as os
 import select
 import struct
 
@@ -33,7 +33,7 @@ RECORD_PREFIX = "usb-import-"
 RECORD_SUFFIX = ".state"
 
 _FLOCK = "hhqqi0q"
-"""struct flock of fcntl(2) with 64-bit offsets: type, whence, start, length, pid."""
+"""struct flock of fcntl(2) with 64-bit offsets: type, whence (0: the start), start, length, pid."""
 
 
 class Lock:
@@ -135,7 +135,7 @@ class Lock:
             os.close(handle)
 
     def _holder_pid(self) -> int | None:
-        question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        question = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
         answer = struct.unpack(_FLOCK, fcntl.fcntl(self._fd, fcntl.F_GETLK, question))
         return None if answer[0] == fcntl.F_UNLCK else int(answer[4])
 
@@ -144,7 +144,7 @@ class Lock:
         self._close()
         try:
             if create:
-                os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
+                self._make_folder()
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | create
             self._fd = os.open(self._path, flags, 0o600)
             return True
@@ -152,6 +152,12 @@ class Lock:
             if isinstance(error, FileNotFoundError) and not create:
                 return False
             raise SystemLackError("UP-716", path=self._path, reason=reason(error)) from error
+
+    def _make_folder(self) -> None:
+        try:
+            os.mkdir(self._host.root + LOCKS, 0o755)
+        except FileExistsError:
+            pass
 
     def _close(self) -> None:
         if self._fd >= 0:

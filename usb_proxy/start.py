@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import posix as os
 
 from usb_proxy.errors import (
     ExitCode,
@@ -51,7 +51,7 @@ def load(name: str) -> Callable[[Sequence[str], Host], int]:
 
 def run(main: Callable[[Sequence[str], Host], int], arguments: Sequence[str], host: Host) -> int:
     """Call a `main` with its name and arguments; gives the exit code, and raises nothing."""
-    name = os.path.basename(arguments[0])
+    name = arguments[0].rpartition("/")[2]
     try:
         return main(arguments, host)
     except Exception as error:

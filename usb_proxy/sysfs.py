@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
+import posix as os
 
 from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, printable, reason
 from usb_proxy.idents import BusId, Target, VendorProduct
@@ -27,10 +27,10 @@ class UsbDevice:
     def __init__(self, host: Host, bus_id: BusId) -> None:
         self._host = host
         self.bus_id = bus_id
-        self._path = os.path.realpath(f"{host.root}{DEVICES}/{bus_id}")
         self._pins: list[int] = []
+        link = f"{host.root}{DEVICES}/{bus_id}"
         try:
-            self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._folder = os.open(link, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NoDeviceError("UP-301", target=bus_id) from error
 
@@ -71,7 +71,7 @@ class UsbDevice:
     def driver(self) -> str | None:
         """The name of the driver that has the whole device, if any."""
         try:
-            return os.path.basename(os.readlink("driver", dir_fd=self._folder))
+            return os.readlink("driver", dir_fd=self._folder).rpartition("/")[2]
         except FileNotFoundError:
             return None
 
@@ -97,7 +97,7 @@ class UsbDevice:
         """Why this device is left alone, or None."""
         if self.attribute("bDeviceClass") == USB_CLASS_HUB:
             return RequestError("UP-206", device=self.bus_id)
-        if VIRTUAL_CONTROLLER in self._path:
+        if VIRTUAL_CONTROLLER in os.readlink(f"/proc/self/fd/{self._folder}"):
             return RequestError("UP-207", device=self.bus_id)
         return None
 

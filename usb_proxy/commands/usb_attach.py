@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 import select
 
 from usb_proxy import qrexec, runstate, vhci

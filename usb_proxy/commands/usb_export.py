@@ -6,7 +6,7 @@ Its standard error reaches the frontend, so nothing in it may name another qube.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from usb_proxy import handshake, journal, leftovers, qrexec, qubesdb, runstate, sysfs, usbip_host
 from usb_proxy.errors import (

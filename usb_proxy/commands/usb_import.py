@@ -8,7 +8,7 @@ goes to standard error.
 
 from __future__ import annotations
 
-import os
+import posix as os
 import select
 
 from usb_proxy import handshake, journal, leftovers, qrexec, runstate, vhci
