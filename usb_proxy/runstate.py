@@ -275,7 +275,12 @@ def _remove(path: str) -> None:
     """Remove a file, if it is there; a folder that was planted in its place is none."""
     try:
         os.unlink(path)
+    except IsADirectoryError:
+        pass
     except OSError:
         # A read-only file system says so before it looks for the file.
-        if os.path.lexists(path) and not os.path.isdir(path):
-            raise
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return
+        raise

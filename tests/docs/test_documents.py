@@ -9,7 +9,6 @@ import pytest
 from . import picture
 from .documents import ALL, DOCUMENTS, LAB, LAB_DOCUMENTS, NOT_RUN, TOP, Step
 
-TO_COME = ("docs/performance.md",)
 STEPS = [step for steps in ALL.values() for step in steps]
 
 
@@ -24,7 +23,7 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]*)\)", path.read_text()):
         file, _, anchor = target.partition("#")
         linked = path.parent / file if file else path
-        assert linked.exists() or file in TO_COME, target
+        assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
 
 
