@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Family 1: every process that takes part dies, at every step of an attach and of a detach."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -294,8 +294,12 @@ def test_steps_are_those_of_a_recording(faults: Faults) -> None:
     assert faults.attach(device).code == 0  # The drivers are loaded now.
     assert faults.detach(device).code == 0
     assert faults.await_clean() == []
-    frontend = faults.record(lambda: (faults.attach(device), faults.detach(device)))
-    backend = faults.record(lambda: (faults.attach(device), faults.take_back(device)))
+
+    def there_and_back(detach: Callable[[str], Completed]) -> None:
+        assert [done.code for done in (faults.attach(device), detach(device))] == [0, 0]
+
+    frontend = faults.record(partial(there_and_back, faults.detach))
+    backend = faults.record(partial(there_and_back, faults.take_back))
     export = steps.EXPORT + steps.EXPORT_END
     importing = steps.IMPORT + steps.IMPORT_END
     assert frontend == {
