@@ -116,7 +116,11 @@ def _import(
 def _await_device(
     host: Host, events: Uevents, path: str, link: qrexec.Link, report: Report
 ) -> None:
-    """Return when the kernel has configured the device at DEVPATH `path` and bound its driver."""
+    """Return when the kernel has configured the device at DEVPATH `path` and bound its driver.
+
+    It sets up one device of a hub after the other: while others come, there is hope.
+    """
+    hub = path.rpartition("/")[0] + "/"
     deadline = host.now() + ENUMERATE_SECONDS
     waits = {events.fileno(): select.POLLIN, link.fileno(): select.POLLRDHUP}
     if report.fd is not None:
@@ -127,6 +131,8 @@ def _await_device(
             pending = events.pending()
             if f"bind@{path}" in pending or (LOST in pending and host.exists(f"/sys{path}/driver")):
                 return
+            if any(f"@{hub}" in event and f"@{path}/" not in f"{event}/" for event in pending):
+                deadline = host.now() + ENUMERATE_SECONDS
         if link.fileno() in ready:
             raise PeerError("UP-615")
         if report.fd in ready:
