@@ -132,7 +132,6 @@ NO_QUBESDB = Case(
     told=r"qubesdb-write failed \(cannot connect\), so dom0 cannot see what is attached; restart",
     after=After.NEXT_COMMAND,
     left_in=BACKEND,
-    short=True,
 )
 FULL_RUN = [
     Case(
@@ -157,7 +156,6 @@ SUSPEND = [
     Case(
         "machine",
         f"suspend and resume, {order[0]} first",
-        short=order[0] == FRONTEND,
         data={"order": " ".join(order)},
     )
     for order in ((FRONTEND, BACKEND), (BACKEND, FRONTEND))
@@ -168,7 +166,6 @@ FROZEN = [
         "machine",
         f"{guest} is frozen for {seconds} s while attached",
         after=After.EITHER,
-        short=seconds < 60 and guest == FRONTEND,
         data={"guest": guest, "seconds": str(seconds)},
     )
     for guest in (BACKEND, FRONTEND)

@@ -34,7 +34,7 @@ def by_sudo(mode: str, told: str = "", *, short: bool = False, may_succeed: bool
 SUDO = [
     by_sudo("as it should be"),
     *(
-        by_sudo(f"agent {pid}", NO_AGENT, short=pid == "1", name=f"QREXEC_AGENT_PID={pid!r}")
+        by_sudo(f"agent {pid}", NO_AGENT, name=f"QREXEC_AGENT_PID={pid!r}")
         for pid in ("1", "-1", "", "$(reboot)", "99999")
     ),
     by_sudo("PYTHONPATH", short=True),
@@ -46,7 +46,7 @@ SUDO = [
     by_sudo("many arguments", f"{NOT_ALLOWED}|Argument list too long"),
     by_sudo("closed 0", "usb-export: stdin is no stream socket"),
     by_sudo("closed 1 2"),
-    by_sudo("no file may grow", f"{NO_MORE}|usb-export|sudo: ", may_succeed=True, short=True),
+    by_sudo("no file may grow", f"{NO_MORE}|usb-export|sudo: ", may_succeed=True),
     by_sudo("few file descriptors", f"{NO_MORE}|Too many open files|sudo: ", may_succeed=True),
     by_sudo("little memory", f"{NO_MORE}|memory|sudo: ", may_succeed=True),
     by_sudo("no processes", "sudo: ", may_succeed=True),
@@ -61,15 +61,14 @@ SUDO = [
 ]
 # The exporter that somebody started so is taken back by dom0.
 HELD = [
-    by_sudo("^Z", short=True),
+    by_sudo("^Z"),
     by_sudo("^\\"),
-    by_sudo("signals", short=True, name="all signals to all of its processes"),
+    by_sudo("signals", name="all signals to all of its processes"),
 ]
 ANCESTOR = Case(
     "privilege",
     "sudo: QREXEC_AGENT_PID is an ancestor of root's",
     told=f"{NO_AGENT}.* is not the agent that started this",
-    short=True,
 )
 ANOTHER = Case(
     "privilege", "sudo: QREXEC_AGENT_PID is another process of root's", told=ANCESTOR.told
@@ -120,7 +119,6 @@ BETWEEN = [
     Case(
         "privilege",
         f"{what} in the record's place before a detach",
-        short=what in ("a pipe", "a full folder"),
         data={"plant": plant},
     )
     for what, plant in PLANTS.items()
@@ -130,7 +128,7 @@ TEMPORARY = Case(
     "folders in place of the record's temporary names",
     told=f"cannot write {RECORDS}/{RECORD}: ",
 )
-OTHERS_PORT = Case("privilege", "a record that names the port of another attachment", short=True)
+OTHERS_PORT = Case("privilege", "a record that names the port of another attachment")
 CASES = [*SUDO, *HELD, ANCESTOR, ANOTHER, STRANGER, MEMBER, *ARGUMENTS, *BEFORE, *BETWEEN,
          TEMPORARY, OTHERS_PORT]
 
