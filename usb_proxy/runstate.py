@@ -275,7 +275,7 @@ def _remove(path: str) -> None:
     """Remove a file, if it is there; a folder that was planted in its place is none."""
     try:
         os.unlink(path)
-    except IsADirectoryError:
+    except (FileNotFoundError, IsADirectoryError):
         pass
     except OSError:
         # A read-only file system says so before it looks for the file.

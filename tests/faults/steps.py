@@ -8,13 +8,16 @@ is then part of every family that goes through the steps.
 CHANGES = frozenset(
     (
         *("ftruncate", "ioctl", "kill", "killpg", "lockf", "pidfd_send_signal", "poll"),
-        *("posix_spawn", "pwrite", "rename", "sendall", "shutdown", "unlink", "write"),
+        *("posix_spawn", "pwrite", "rename", "sendall", "shutdown", "symlink"),
+        *("unlink", "write"),
     )
 )
 """The calls that change something outside or wait; others only look, and matter to cables alone."""
 
 
-OPTIONAL = frozenset(("vhci.await_removal lstat (2)", "vhci.attach poll"))
+OPTIONAL = frozenset(
+    ("vhci.attach poll", "vhci.await_removal lstat (2)", "vhci.await_removal poll")
+)
 """Whether these come depends on the order of the kernel's events."""
 
 
@@ -25,28 +28,27 @@ def changes(steps: tuple[str, ...]) -> tuple[str, ...]:
 ATTACH = (
     "qrexec.read_request poll",
     "usb_attach.main lstat",
-    "usb_attach._call lstat qrexec-client-vm",
     "usb_attach._call posix_spawn qrexec-client-vm",
     "usb_attach._listen poll",
 )
 """usb-attach, the service in the frontend."""
 
 EXPORT = (
-    "usb_export.main lstat usbip-host",
-    "sysfs.UsbDevice.__init__ lstat",
-    "sysfs.UsbDevice.__init__ readlink",
+    "usb_export._serve lstat usbip-host",
     "sysfs.UsbDevice.__init__ open",
     "sysfs.UsbDevice.attribute open bDeviceClass",
-    "runstate.Lock._open stat",
+    "sysfs.UsbDevice.refusal readlink",
     "runstate.Lock._open open",
     "runstate.Lock.acquire lockf",
     "runstate.Lock._is_current stat",
-    "sysfs.UsbDevice.__init__ lstat (2)",
-    "sysfs.UsbDevice.__init__ readlink (2)",
     "sysfs.UsbDevice.__init__ open (2)",
     "sysfs.UsbDevice.driver readlink",
     "runstate.Lock.note ftruncate",
     "runstate.Lock.note pwrite",
+    "runstate._remove unlink",
+    "runstate.Lock.tell symlink",
+    "sysfs.UsbDevice.attribute open idVendor",
+    "sysfs.UsbDevice.attribute open idProduct",
     "qrexec.Link._is_agent open status",
     "qrexec.Link.use_both_ways kill",
     "sysfs.UsbDevice.driver readlink (2)",
@@ -72,7 +74,6 @@ EXPORT = (
     "qrexec.Link.send sendall",
     "sysfs.UsbDevice.write open usbip_sockfd",
     "sysfs.UsbDevice.write write usbip_sockfd",
-    "qubesdb._write lstat qubesdb-write",
     "qubesdb._write posix_spawn qubesdb-write",
     "qubesdb._write poll qubesdb-write",
     "qrexec.Link.await_end poll",
@@ -80,10 +81,8 @@ EXPORT = (
 """usb-export, up to where it sleeps while the device is attached."""
 
 EXPORT_END = (
-    "qubesdb.unpublish lstat qubesdb-rm",
     "qubesdb.unpublish posix_spawn qubesdb-rm",
     "qubesdb.unpublish poll qubesdb-rm",
-    "qubesdb._write lstat qubesdb-write (2)",
     "qubesdb._write posix_spawn qubesdb-write (2)",
     "qubesdb._write poll qubesdb-write (2)",
     "qrexec.Link.end shutdown",
@@ -98,12 +97,13 @@ EXPORT_END = (
     "usbip_host.give_back write rebind",
     "runstate.Lock.note ftruncate (2)",
     "runstate.Lock.note pwrite (2)",
+    "sysfs.UsbDevice.is_plugged stat",
+    "runstate._remove unlink (2)",
     "runstate.Lock.__exit__ unlink",
 )
 """usb-export, from there on."""
 
 IMPORT = (
-    "runstate.Lock._open stat",
     "runstate.Lock._open open",
     "runstate.Lock.acquire lockf",
     "runstate.Lock._is_current stat",
@@ -120,12 +120,16 @@ IMPORT = (
     "runstate.Lock.note pwrite",
     "vhci._try_attach open attach",
     "vhci._try_attach write attach",
-    "runstate.write_record unlink",
+    "runstate._remove unlink",
+    "runstate.Lock.tell symlink",
+    "runstate._remove unlink (2)",
     "runstate.write_record open",
     "runstate.write_record write",
     "runstate.write_record rename",
     "usb_import._await_device poll",
     "usb_import.Report.send write",
+    "vhci.product.<locals>.<genexpr> open idVendor",
+    "vhci.product.<locals>.<genexpr> open idProduct",
     "qrexec.Link.await_end poll",
 )
 """usb-import, up to where it sleeps while the device is attached."""
@@ -134,10 +138,10 @@ IMPORT_END = (
     "qrexec.Link.end shutdown",
     "qrexec.Link.end poll",
     "vhci.await_removal lstat",
-    "vhci.await_removal poll",
-    "runstate.remove_record unlink",
+    "runstate._remove unlink (3)",
     "runstate.Lock.note ftruncate (2)",
     "runstate.Lock.note pwrite (2)",
+    "runstate._remove unlink (4)",
     "runstate.Lock.__exit__ unlink",
 )
 """usb-import, from there on."""
@@ -148,16 +152,15 @@ DETACH_IN_FRONTEND = (
     "runstate.Lock.stop_holder pidfd_send_signal",
     "runstate.Lock.stop_holder pidfd_send_signal (2)",
     "runstate.await_end poll",
-    "runstate.Lock._open stat",
     "runstate.Lock._open open (2)",
     "runstate.Lock.acquire lockf",
     "runstate.Lock._is_current stat",
     "runstate.read_record open",
     "leftovers.remove_import lstat",
-    "runstate.remove_record unlink",
-    "runstate.remove_record lstat",
+    "runstate._remove unlink",
     "runstate.Lock.note ftruncate",
     "runstate.Lock.note pwrite",
+    "runstate._remove unlink (2)",
     "runstate.Lock.__exit__ unlink",
 )
 """usb-detach in the frontend."""
@@ -168,32 +171,25 @@ DETACH_IN_BACKEND = (
     "runstate.Lock.stop_holder pidfd_send_signal",
     "runstate.Lock.stop_holder pidfd_send_signal (2)",
     "runstate.await_end poll",
-    "runstate.Lock._open stat",
     "runstate.Lock._open open (2)",
     "runstate.Lock.acquire lockf",
     "runstate.Lock._is_current stat",
-    "sysfs.UsbDevice.__init__ lstat",
-    "sysfs.UsbDevice.__init__ readlink",
     "sysfs.UsbDevice.__init__ open",
     "sysfs.UsbDevice.driver readlink",
+    "runstate._remove unlink",
     "runstate.Lock.__exit__ unlink",
 )
 """usb-detach in the backend."""
 
 REPAIR_IN_BACKEND = (
     "runstate.lock_names listdir qubes-usb-proxy",
-    "runstate.Lock._open stat",
     "runstate.Lock._open open",
     "runstate.Lock.acquire lockf",
     "runstate.Lock._is_current stat",
-    "qubesdb.unpublish lstat qubesdb-rm",
     "qubesdb.unpublish posix_spawn qubesdb-rm",
     "qubesdb.unpublish poll qubesdb-rm",
-    "qubesdb._write lstat qubesdb-write",
     "qubesdb._write posix_spawn qubesdb-write",
     "qubesdb._write poll qubesdb-write",
-    "sysfs.UsbDevice.__init__ lstat",
-    "sysfs.UsbDevice.__init__ readlink",
     "sysfs.UsbDevice.__init__ open",
     "leftovers.give_back lstat usb-proxy-keep-unbound",
     "sysfs.UsbDevice.driver readlink",
@@ -207,15 +203,17 @@ REPAIR_IN_BACKEND = (
     "sysfs.UsbDevice.write write unbind",
     "usbip_host.give_back open rebind",
     "usbip_host.give_back write rebind",
+    "runstate.notice readlink",
+    "runstate.notice lstat",
     "runstate.Lock.note ftruncate",
     "runstate.Lock.note pwrite",
+    "runstate._remove unlink",
     "runstate.Lock.__exit__ unlink",
 )
 """usb-repair after a killed exporter."""
 
 REPAIR_IN_FRONTEND = (
     "runstate.lock_names listdir qubes-usb-proxy",
-    "runstate.Lock._open stat",
     "runstate.Lock._open open",
     "runstate.Lock.acquire lockf",
     "runstate.Lock._is_current stat",
@@ -227,11 +225,13 @@ REPAIR_IN_FRONTEND = (
     "vhci.detach open detach",
     "vhci.detach write detach",
     "vhci.await_removal lstat",
-    "vhci.await_removal poll",
     "leftovers.remove_import lstat",
-    "runstate.remove_record unlink",
+    "runstate._remove unlink",
+    "runstate.notice readlink",
+    "runstate.notice lstat",
     "runstate.Lock.note ftruncate",
     "runstate.Lock.note pwrite",
+    "runstate._remove unlink (2)",
     "runstate.Lock.__exit__ unlink",
 )
 """usb-repair after a killed importer."""

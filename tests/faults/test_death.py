@@ -195,7 +195,7 @@ QUBES = (
     (FRONTEND, "usb-import", "attach", "vhci._try_attach write attach"),
     (FRONTEND, "usb-import", "attach", "runstate.write_record rename"),
     (FRONTEND, "usb-import", "attach", "qrexec.Link.await_end poll"),
-    (FRONTEND, "usb-import", "detach in sys-usb", "vhci.await_removal poll"),
+    (FRONTEND, "usb-import", "detach in sys-usb", "qrexec.Link.end poll"),
 )
 QUBE_CASES = [
     Case(

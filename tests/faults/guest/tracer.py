@@ -21,7 +21,8 @@ WATCHED = frozenset(
     (
         # what changes something, or waits
         *("ftruncate", "ioctl", "kill", "killpg", "lockf", "pidfd_send_signal", "poll"),
-        *("posix_spawn", "pwrite", "rename", "sendall", "shutdown", "unlink", "write"),
+        *("posix_spawn", "pwrite", "rename", "sendall", "shutdown", "symlink"),
+        *("unlink", "write"),
         # what looks
         *("listdir", "lstat", "open", "readlink", "recv", "stat"),
     )
