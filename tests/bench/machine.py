@@ -56,7 +56,7 @@ class Bench:
             try:
                 self._fulfil(self._wishes.get(timeout=WAKE_SECONDS), say)
             except queue.Empty:
-                # Once in a thousand times the emulator loses the guest's timer when it sleeps.
+                # Seen once, and not explained: the guest slept through a timer until it was called.
                 call.wake()
         done = call.wait(1)
         if done.code:
