@@ -97,7 +97,11 @@ class UsbDevice:
         """Why this device is left alone, or None."""
         if self.attribute("bDeviceClass") == USB_CLASS_HUB:
             return RequestError("UP-206", device=self.bus_id)
-        if VIRTUAL_CONTROLLER in os.readlink(f"/proc/self/fd/{self._folder}"):
+        try:
+            path = os.readlink(f"/proc/self/fd/{self._folder}")
+        except FileNotFoundError as error:
+            raise SystemLackError("UP-709") from error
+        if VIRTUAL_CONTROLLER in path:
             return RequestError("UP-207", device=self.bus_id)
         return None
 
