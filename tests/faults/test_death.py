@@ -74,7 +74,7 @@ def promise(part: Part, action: str, index: int) -> Case:
     told, mute, after, left_in, may_succeed = "", False, After.AT_ONCE, "", True
     if part.program in ("usb-attach", "usb-detach"):
         mute = action != "TERM"
-        told = f"^{part.program}: stopped by a signal before it was done$"
+        told = f"^{part.program}: stopped by a signal before it was done; try again \[UP-801\]$"
         early = part.program == "usb-attach" or index <= part.steps.index(SIGNALLED)
         if mute or part.program == "usb-detach":
             after = After.EITHER if early or mute else After.AT_ONCE
@@ -163,7 +163,7 @@ WALKS = {
         f"one of these at every step of {part.who}, {part.journey}",
         f"{part.program} in {part.guest}",
         "each time as in the case of its own",
-        short=True,
+        short="service" not in part.who,
     ): walk(part)
     for part in PARTS
 }
