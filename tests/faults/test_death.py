@@ -74,7 +74,7 @@ def promise(part: Part, action: str, index: int) -> Case:
     told, mute, after, left_in, may_succeed = "", False, After.AT_ONCE, "", True
     if part.program in ("usb-attach", "usb-detach"):
         mute = action != "TERM"
-        told = f"^{part.program}: stopped by a signal before it was done; try again \[UP-801\]$"
+        told = rf"^{part.program}: stopped by a signal before it was done; try again \[UP-801\]$"
         early = part.program == "usb-attach" or index <= part.steps.index(SIGNALLED)
         if mute or part.program == "usb-detach":
             after = After.EITHER if early or mute else After.AT_ONCE
