@@ -43,7 +43,9 @@ class Host:
         self.root = root
         if environment is None:
             ours = os.environ.items()
-            environment = {k.decode(): v.decode(errors="replace") for k, v in ours}
+            environment = {
+                name.decode(errors="replace"): text.decode(errors="replace") for name, text in ours
+            }
         self.environment = environment
         self.link = link
         self.errors = errors

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The steps that the tracer finds in each program, in their order.
 
-`test_steps.py` compares them with a recording: a new step of the product has to be added here, and
+`test_death.py` compares them with a recording: a new step of the product has to be added here, and
 is then part of every family that goes through the steps.
 """
 

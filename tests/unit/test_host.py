@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,3 +100,12 @@ def test_a_line_that_nobody_reads_is_no_failure(kernel: FakeKernel) -> None:
     os.close(ours)
     host.say("b")
     os.close(theirs)
+
+
+def test_no_name_in_the_environment_is_a_defect() -> None:
+    """Who calls by sudo chooses what follows QREXEC_."""
+    code = "from usb_proxy.host import Host; assert Host().environment['QREXEC_X'] == '\ufffd'"
+    environment = {b"QREXEC_\xff": b"1", b"QREXEC_X": b"\xff", b"PYTHONPATH": b":".join(
+        os.fsencode(path) for path in sys.path if path
+    )}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
