@@ -103,8 +103,11 @@ class Lock:
         try:
             holder = self._holder()
             if holder is not None:
-                signal.pidfd_send_signal(holder, signal.SIGTERM)
-                signal.pidfd_send_signal(holder, signal.SIGCONT)  # Stopped, it would not hear that.
+                try:
+                    signal.pidfd_send_signal(holder, signal.SIGTERM)
+                    signal.pidfd_send_signal(holder, signal.SIGCONT)  # Stopped, it would not hear.
+                except ProcessLookupError:
+                    pass  # It has ended meanwhile, which is what was asked of it.
             return holder
         finally:
             self._close()

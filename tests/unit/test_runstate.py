@@ -22,7 +22,7 @@ from usb_proxy.runstate import (
     write_record,
 )
 
-from .processes import Child, hold, leave, wait_for
+from .processes import PATIENCE, Child, hold, leave, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,6 +100,24 @@ def test_the_holder_is_stopped_and_nobody_else(kernel: FakeKernel) -> None:
         assert await_end(kernel, handle, kernel.now() + 10)
         assert holder.code() == -signal.SIGTERM
         assert not other.ended()
+
+
+def test_a_holder_that_ends_before_it_is_told_is_no_failure(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hold(kernel, NAME) as child:
+        find = Lock._holder
+
+        def find_and_kill(lock: Lock) -> int | None:
+            handle = find(lock)
+            child.kill()
+            return handle
+
+        monkeypatch.setattr(Lock, "_holder", find_and_kill)
+        handle = Lock(kernel, NAME).stop_holder()
+    assert handle is not None
+    assert await_end(kernel, handle, kernel.now() + PATIENCE)
+
 
 
 def test_a_holder_that_stands_still_is_stopped_too(kernel: FakeKernel) -> None:
