@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class ExitCode:
     """Exit codes of every program here; 125-127 and 128+N belong to qrexec and the shell."""
@@ -98,6 +102,19 @@ class StoppedError(UsbProxyError):
     """SIGTERM, SIGINT or SIGHUP arrived while waiting."""
 
     code = ExitCode.STOPPED
+
+
+def history(error: BaseException) -> list[BaseException]:
+    """An exception and what went before it: first what went wrong, then in cleaning up."""
+    chain = [error]
+    while (earlier := chain[0].__context__) is not None:
+        chain.insert(0, earlier)
+    return chain
+
+
+def in_words(sentences: Iterable[object]) -> str:
+    """All sentences in one line, each once."""
+    return "; then: ".join(dict.fromkeys(map(str, sentences)))
 
 
 def reason(error: OSError) -> str:

@@ -10,6 +10,8 @@ from usb_proxy.errors import (
     ExitCode,
     SystemLackError,
     UsbProxyError,
+    history,
+    in_words,
     printable,
     reason,
     sentence,
@@ -55,17 +57,14 @@ def run(main: Callable[[Sequence[str], Host], int], arguments: Sequence[str], ho
     try:
         return main(arguments, host)
     except Exception as error:
-        # What went wrong first, then what went wrong in cleaning up.
-        chain: list[BaseException] = [error]
-        while (earlier := chain[0].__context__) is not None:
-            chain.insert(0, earlier)
+        chain = history(error)
         # An OSError in the middle has become the sentence that follows it.
         told = [e for e in chain if isinstance(e, UsbProxyError)] or _shortage(chain[0])
-        sentences = [str(e) for e in told]
+        sentences: list[object] = [*told]
         is_defect = not told or not isinstance(chain[0], UsbProxyError | OSError | MemoryError)
         if is_defect:
             sentences.insert(0, _defect(chain[0]))
-        host.say(f"{name}: " + "; then: ".join(dict.fromkeys(sentences)))
+        host.say(f"{name}: {in_words(sentences)}")
         return ExitCode.INTERNAL if is_defect else told[0].code
 
 

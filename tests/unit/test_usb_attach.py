@@ -145,7 +145,7 @@ def test_the_importer_is_the_one_to_tell_also_after_all_its_deadlines() -> None:
         leftovers.REMOVAL_SECONDS,
         usb_import.LINE_SECONDS,
         vhci.READY_SECONDS,
-        usb_import.ENUMERATE_SECONDS,
+        usb_import.TURN_SECONDS,
         leftovers.REMOVAL_SECONDS,
     )
     assert sum(deadlines) < usb_attach.ATTACH_SECONDS

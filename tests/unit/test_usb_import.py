@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from usb_proxy.errors import ExitCode
+from usb_proxy.commands import usb_import
+from usb_proxy.errors import ExitCode, PeerError, SystemLackError
 from usb_proxy.kernel import UsbSpeed
+from usb_proxy.qrexec import Link
 from usb_proxy.runstate import notice
 
 from .processes import Running, hold, leave, program, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from usb_proxy.uevents import Uevents
 
     from .fake_kernel import FakeKernel
 
@@ -200,6 +204,53 @@ def test_an_attachment_that_comes_to_nothing_is_undone(
         "nothing comes": (ExitCode.PEER, "the device does not "),
         "record fails": (ExitCode.SYSTEM, f"cannot write {kernel.root}"[:20]),
     }[ends]
+
+
+class Neighbours:
+    """Events of other devices of the hub that come and go without end."""
+
+    def __init__(self) -> None:
+        self._pipe = os.pipe()
+        os.write(self._pipe[1], b"always")
+
+    def fileno(self) -> int:
+        return self._pipe[0]
+
+    def pending(self) -> list[str]:
+        return ["add@/devices/platform/vhci_hcd.0/usb3/3-9"]
+
+
+def test_other_devices_do_not_hold_it_up_for_ever(
+    kernel: FakeKernel, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usb_import, "ENUMERATE_SECONDS", 0.6)
+    monkeypatch.setattr(usb_import, "TURN_SECONDS", 1.0)
+    start = kernel.now()
+    with pytest.raises(PeerError, match=r"does not answer \(1 s\)"):
+        usb_import._await_device(
+            kernel,
+            cast("Uevents", Neighbours()),
+            "/devices/platform/vhci_hcd.0/usb3/3-1",
+            Link(kernel),
+            usb_import.Report(None),
+        )
+    assert kernel.now() - start >= usb_import.TURN_SECONDS
+
+
+def test_what_fails_in_cleaning_up_is_told_after_what_failed(
+    kernel: FakeKernel, peer: socket.socket, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        try:
+            raise PeerError("UP-615")
+        finally:
+            raise SystemLackError("UP-714", attachment="sys-usb-2-1", port=0)
+
+    monkeypatch.setattr(usb_import, "_import", fail)
+    code, report = asker.run(kernel)
+    assert code == ExitCode.PEER
+    assert "[UP-615]; then: " in report
+    assert report.endswith("[UP-714]")
 
 
 def test_a_stop_signal_ends_the_wait_for_the_line(kernel: FakeKernel) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from usb_proxy.host import Host
 
 IMPORTER = "/usr/lib/qubes/usb-import"
-ATTACH_SECONDS = 100.0
+ATTACH_SECONDS = 110.0
 """Longer than the importer takes if all its deadlines pass one after the other, those for cleaning
 up included, so that it is the one to tell why."""
 

@@ -19,6 +19,8 @@ from usb_proxy.errors import (
     RequestError,
     SystemLackError,
     UsbProxyError,
+    history,
+    in_words,
 )
 from usb_proxy.uevents import LOST, Uevents
 
@@ -35,6 +37,9 @@ LINE_SECONDS = 30.0
 
 ENUMERATE_SECONDS = 15.0
 """A device needs 0.3-0.7 s. A silent one blocks its half of the controller while we wait."""
+
+TURN_SECONDS = 30.0
+"""All devices of a full hub; one that comes and goes must not hold us for ever."""
 
 
 class Report:
@@ -78,8 +83,9 @@ def main(arguments: Sequence[str], host: Host) -> int:
         entry.failed(error)
         if report.fd is None:
             raise
-        report.send(bytes([error.code]) + str(error).encode("ascii", "replace"))
-        return error.code
+        told = [e for e in history(error) if isinstance(e, UsbProxyError)]
+        report.send(bytes([told[0].code]) + in_words(told).encode("ascii", "replace"))
+        return told[0].code
     return 0
 
 
@@ -121,7 +127,8 @@ def _await_device(
     It sets up one device of a hub after the other: while others come, there is hope.
     """
     hub = path.rpartition("/")[0] + "/"
-    deadline = host.now() + ENUMERATE_SECONDS
+    start = host.now()
+    deadline = start + ENUMERATE_SECONDS
     waits = {events.fileno(): select.POLLIN, link.fileno(): select.POLLRDHUP}
     if report.fd is not None:
         waits[report.fd] = 0
@@ -132,13 +139,13 @@ def _await_device(
             if f"bind@{path}" in pending or (LOST in pending and host.exists(f"/sys{path}/driver")):
                 return
             if any(f"@{hub}" in event and f"@{path}/" not in f"{event}/" for event in pending):
-                deadline = host.now() + ENUMERATE_SECONDS
+                deadline = min(host.now() + ENUMERATE_SECONDS, start + TURN_SECONDS)
         if link.fileno() in ready:
             raise PeerError("UP-615")
         if report.fd in ready:
             raise PeerError("UP-611")
         if not ready:
-            raise PeerError("UP-616", seconds=ENUMERATE_SECONDS)
+            raise PeerError("UP-616", seconds=deadline - start)
 
 
 def _unplug(host: Host, attachment: str, port: Port, path: str, link: qrexec.Link) -> None:
