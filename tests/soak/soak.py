@@ -23,8 +23,8 @@ from . import leaks
 from .devices import Device, Wrong, devices
 from .faults import ENDS, STRIKES, Attachment, end
 
-WORKERS = 4
-ROUNDS = 5
+WORKERS = 6
+ROUNDS = 8
 STRIKE_SHARE = 0.25
 """Of the cycles, those that begin with an attach to which something happens."""
 
