@@ -219,9 +219,13 @@ check-packages: $(VENV) ## the tests of all packages: as root, for their install
 check-lab: $(VENV) deb ## the tests in the lab, with a short part of those of faults
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/lab tests/integration tests/bench
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) -m short tests/faults
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/phones/test_attach.py
 
 check-faults: $(VENV) deb ## whatever dies, or is pulled out, or lies: all tests of faults
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/faults
+
+check-phones: $(VENV) deb ## all tests with a device that leaves the bus, in the lab: half an hour
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/phones
 
 $(VENV): tests/requirements.txt
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
@@ -260,4 +264,4 @@ clean: ## remove what was built
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
 	arch dom0-deb repo apt-repo dnf-repo demo demo-picture check check-quick check-packages check-lab \
-	check-faults fuzz soak bench bench-plot errors clean
+	check-faults check-phones fuzz soak bench bench-plot errors clean

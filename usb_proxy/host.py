@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import posix as os
 import select
 import time
@@ -74,6 +75,10 @@ class Host:
             os.write(fd, text.encode("ascii"))
         finally:
             os.close(fd)
+
+    def control(self, fd: int, request: int, argument: int | bytes = 0) -> None:
+        """An ioctl(2) of an open device node; OSError as the kernel says."""
+        fcntl.ioctl(fd, request, argument)
 
     def exists(self, path: str) -> bool:
         """Whether there is something at `path`."""

@@ -45,6 +45,9 @@ STUB_AVAILABLE = 1
 USBDEVFS_RESET = 0x5514
 """_IO('U', 20), linux/usbdevice_fs.h."""
 
+USBDEVFS_CLAIM_PORT = 0x80045518
+"""_IOR('U', 24, unsigned int), linux/usbdevice_fs.h."""
+
 USB_CLASS_HUB = "09"
 """linux/usb/ch9.h, as bDeviceClass shows it."""
 

@@ -74,12 +74,14 @@ class Link:
     """The stream socket that qrexec calls stdin, kept besides the kernel's use of it.
 
     A duplicate neither delays nor prevents the end of the connection, and shows it.
-    `is_handed_over` is set by whoever gives the socket to the kernel.
+    `is_handed_over` is set by whoever gives the socket to the kernel; `sent_at` is when a line
+    was sent.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self.is_handed_over = False
+        self.sent_at = float("-inf")
         try:
             self._socket = _socket.socket(fileno=os.dup(host.link))
             is_stream = self._socket.type == _socket.SOCK_STREAM
@@ -131,6 +133,7 @@ class Link:
         """Send a line to the other side; PeerError if it has gone."""
         try:
             self._socket.sendall(line)
+            self.sent_at = self._host.now()
         except OSError as error:
             raise PeerError("UP-610") from error
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import posix as os
 
 from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, printable, reason
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
     from usb_proxy.host import Host
 
 DEVICES = "/sys/bus/usb/devices"
+SERIAL_LIMIT = 126
+"""A string descriptor has at most 255 bytes, two for each character (USB 2.0, 9.6.7)."""
+
 VIRTUAL_CONTROLLER = "/vhci_hcd."
 
 
@@ -28,6 +30,8 @@ class UsbDevice:
         self._host = host
         self.bus_id = bus_id
         self._pins: list[int] = []
+        self._database: str | None = None
+        self._identity: str | None = None
         link = f"{host.root}{DEVICES}/{bus_id}"
         try:
             self._folder = os.open(link, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -38,8 +42,17 @@ class UsbDevice:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let it go."""
         for fd in (self._folder, *self._pins):
             os.close(fd)
+
+    def become(self, successor: UsbDevice) -> None:
+        """Stand for another device from here on, whose own object is used no more."""
+        self.close()
+        self.__dict__.update(successor.__dict__)
 
     def attribute(self, name: str) -> str:
         """The text of one of its files, without the line's end; NoDeviceError when it has gone."""
@@ -87,6 +100,49 @@ class UsbDevice:
         """What it says it is: `VVVV:PPPP`."""
         return f"{self.attribute('idVendor')}:{self.attribute('idProduct')}"
 
+    def peer(self) -> BusId | None:
+        """Its bus id if it came back at the other of USB 2 and USB 3; it may have gone.
+
+        Both halves of a controller or hub have a port for the one that is seen from outside
+        (Documentation/ABI/testing/sysfs-bus-usb, `peer`).
+        """
+        hub, number = self._hub(), self.port_number()
+        name = hub.rpartition("/")[2]
+        interface = f"{name[3:]}-0" if name.startswith("usb") else name
+        try:
+            link = os.readlink(f"{hub}/{interface}:1.0/{name}-port{number}/peer")
+        except OSError:
+            return None
+        other, _, port = link.rpartition("/")[2].rpartition("-port")
+        return BusId(f"{other[3:]}-{port}" if other.startswith("usb") else f"{other}.{port}")
+
+    def _hub(self) -> str:
+        """The folder of its hub, wherever the device is."""
+        return os.readlink(f"/proc/self/fd/{self._folder}").rpartition("/")[0]
+
+    def port_number(self) -> int:
+        """The number of its port at its hub."""
+        return int(self.bus_id.replace("-", ".").rpartition(".")[2])
+
+    def identity(self) -> str:
+        """Vendor, product and serial number, by which a device is known that comes back.
+
+        Read once: it is what the device was when this was asked first.
+        """
+        if self._identity is None:
+            try:
+                untrusted_serial = self._host.read("serial", self._folder)
+            except OSError:
+                untrusted_serial = ""
+            serial = printable(untrusted_serial.encode(errors="replace"), SERIAL_LIMIT)
+            vendor, product = self.attribute("idVendor"), self.attribute("idProduct")
+            self._identity = f"{vendor}:{product} {serial}"
+        return self._identity
+
+    def is_configured(self) -> bool:
+        """Whether a configuration was chosen for it, by the kernel or by a frontend."""
+        return bool(self.attribute("bConfigurationValue"))
+
     def matches(self, target: Target) -> bool:
         """Whether this is a device that `target` names."""
         if isinstance(target, VendorProduct):
@@ -132,17 +188,25 @@ class UsbDevice:
     def property(self, name: str) -> str | None:
         """A udev property of the device: its value, or None.
 
-        From udev's database, as libudev reads it (systemd, src/libsystemd/sd-device).
+        From udev's database, as libudev reads it (systemd, src/libsystemd/sd-device), read once.
         """
-        try:
-            database = self._host.read(f"/run/udev/data/c{self.attribute('dev')}")
-        except OSError:
-            return None
+        if self._database is None:
+            try:
+                self._database = self._host.read(self._database_path())
+            except OSError:
+                self._database = ""
         prefix = f"E:{name}="
-        for line in database.splitlines():
+        for line in self._database.splitlines():
             if line.startswith(prefix):
                 return line.removeprefix(prefix)
         return None
+
+    def is_known_to_udev(self) -> bool:
+        """Whether udev has noticed it, and so that whatever was there before has gone."""
+        return self._host.exists(self._database_path())
+
+    def _database_path(self) -> str:
+        return f"/run/udev/data/c{self.attribute('dev')}"
 
     def reset(self) -> None:
         """Reset its port (USBDEVFS_RESET); the device keeps its bus id.
@@ -152,13 +216,19 @@ class UsbDevice:
         try:
             fd = os.open(self._node(), os.O_WRONLY | os.O_CLOEXEC)
             try:
-                fcntl.ioctl(fd, USBDEVFS_RESET, 0)
+                self._host.control(fd, USBDEVFS_RESET)
             finally:
                 os.close(fd)
         except PermissionError as error:
             raise SystemLackError("UP-708", tried="reset", device=self.bus_id) from error
         except OSError as error:
             raise NoDeviceError("UP-303", device=self.bus_id, reason=reason(error)) from error
+
+    def hub_node(self) -> str:
+        """The file of usbfs for its hub, also when the device has gone; OSError without a hub."""
+        hub = self._hub().removeprefix(self._host.root)
+        bus, device = (int(self._host.read(f"{hub}/{name}")) for name in ("busnum", "devnum"))
+        return f"{self._host.root}/dev/bus/usb/{bus:03d}/{device:03d}"
 
     def _node(self, folder: str = "") -> str:
         """The file of usbfs for this device, or for its hub with `folder` `../`."""

@@ -8,6 +8,10 @@ import errno
 
 from usb_proxy.kernel import AF_NETLINK, NETLINK_KOBJECT_UEVENT, UEVENT_GROUPS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
 MESSAGE_LIMIT = 8192
 """UEVENT_BUFFER_SIZE is 2048 (include/linux/kobject.h); the header adds a path."""
 
@@ -23,7 +27,7 @@ class Uevents:
         self._socket = _socket.socket(AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT)
         self._socket.bind((0, UEVENT_GROUPS))
 
-    def __enter__(self) -> Uevents:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

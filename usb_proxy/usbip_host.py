@@ -86,11 +86,26 @@ def give_back(host: Host, device: UsbDevice, keep_unbound: bool) -> None:
             host.write(f"{DRIVER}/rebind", device.bus_id)
             if keep_unbound and device.is_plugged():
                 device.write("driver/unbind", device.bus_id)
-        elif device.is_plugged() and device.driver() is None and not keep_unbound:
-            host.write("/sys/bus/usb/drivers_probe", device.bus_id)
+        elif device.is_plugged() and not keep_unbound:
+            probe(host, device)
+    except NoDeviceError:
+        pass
     except OSError as error:
         if device.is_plugged():
             raise _failure("give back", device, error) from error
+
+
+def probe(host: Host, device: UsbDevice) -> None:
+    """Have the kernel look for a driver and a configuration, where a device lacks one of them."""
+    try:
+        driver = device.driver()
+        if driver not in (None, NAME) and device.is_authorized() and not device.is_configured():
+            device.write("driver/unbind", device.bus_id)
+            driver = None
+        if driver is None:
+            host.write("/sys/bus/usb/drivers_probe", device.bus_id)
+    except OSError as error:
+        raise _failure("give back", device, error) from error
 
 
 def _pin(device: UsbDevice) -> None:

@@ -147,8 +147,10 @@ def test_reset_by_udev_property(qubes: Qubes, stick: str) -> None:
 def test_rule_for_the_nitrokey_bootloader_is_valid(qubes: Qubes, stick: str) -> None:
     rules = "/usr/lib/udev/rules.d/80-qubes-usb-reset.rules"
     change = f"sed 's/20a0/46f4/; s/42dd/0001/' {rules} > /run/udev/rules.d/80-test.rules"
-    show = f"udevadm control --reload && udevadm test -a change /sys/bus/usb/devices/{stick} 2>&1"
-    qubes.backend.run(change)
+    show = f"udevadm settle; udevadm info /sys/bus/usb/devices/{stick}"
+    qubes.backend.run(f"{change}; udevadm control --reload")
+    qubes.backend.unplug("stick")
+    assert qubes.plug_storage("stick") == stick
     try:
         assert "QUBES_USB_RESET=1" in qubes.backend.run(show).text
     finally:

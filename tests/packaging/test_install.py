@@ -13,6 +13,7 @@ PATHS_OF_4_3 = [
     "/etc/qubes-rpc/qubes.USB", "/etc/qubes-rpc/qubes.USBAttach", "/etc/qubes-rpc/qubes.USBDetach",
     "/etc/qubes/rpc-config/qubes.USB", "/usr/lib/qubes/usb-detach-all", "/usr/lib/qubes/usb-export",
     "/usr/lib/qubes/usb-import", "/usr/lib/qubes/usb-reset",
+    "/usr/lib/udev/rules.d/80-qubes-usb-reenumerate.rules",
     "/usr/lib/udev/rules.d/80-qubes-usb-reset.rules",
 ]
 FOLDERS_OF_THE_PLATFORM = ["/etc/qubes", "/etc/qubes/policy.d", "/usr/share/licenses"]

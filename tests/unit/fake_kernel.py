@@ -9,12 +9,16 @@ cannot be faked: what needs one to go on is tested in the lab.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import os
 import shutil
+import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usb_proxy.kernel import PortState, UsbSpeed
+from usb_proxy.kernel import USBDEVFS_CLAIM_PORT, PortState, UsbSpeed
 
 from .fake_machine import FakeMachine, fail, open_files, show
 
@@ -53,6 +57,9 @@ class FakeKernel(FakeMachine):
         self.fastest = UsbSpeed.SUPER_PLUS
         self.slots: list[Slot] = []
         self._devices = 1
+        self._claims: dict[int, tuple[str, str]] = {}
+        self.returns: dict[str, list[dict[str, str]]] = {}
+        """What comes after a device was deconfigured: it leaves, and comes back as the next."""
         self.usb = tree / "sys/bus/usb"
         (self.usb / "devices").mkdir(parents=True)
         for driver in ("usb", "other", "usbip-host"):
@@ -106,14 +113,19 @@ class FakeKernel(FakeMachine):
         (home.parent / "devnum").write_text("1\n")
         shown = {"busnum": "2", "devnum": str(self._devices), "dev": f"189:{self._devices}"}
         shown |= {"idVendor": "12ab", "idProduct": "00cd", "bDeviceClass": "00"}
-        for name, text in (shown | {"speed": "480", "authorized": "1"} | attributes).items():
+        shown |= {"speed": "480", "authorized": "1", "bConfigurationValue": "1"}
+        for name, text in (shown | attributes).items():
             (home / name).write_text(f"{text}\n")
+        (self.tree / f"run/udev/data/c{(shown | attributes)['dev']}").touch()
+        if self.is_claimed(bus_id):
+            (home / "bConfigurationValue").write_text("\n")
         for folder in (home, home.parent):
             node(self.tree, folder).parent.mkdir(parents=True, exist_ok=True)
             node(self.tree, folder).touch()
         if driver:
             self._set_driver(home, driver)
         (self.usb / "devices" / bus_id).symlink_to(home)
+        self.announce()
         return home
 
     def unplug(self, bus_id: str) -> None:
@@ -124,6 +136,34 @@ class FakeKernel(FakeMachine):
             node(self.tree, home).unlink()
             shutil.rmtree(home)
         self._end(bus_id)
+        self.announce()
+
+    def replug(self, bus_id: str, **attributes: str) -> None:
+        """Unplug a device, and plug one in its place."""
+        below = str(self.device(bus_id).parent.relative_to(self.tree / "sys/devices"))
+        self.unplug(bus_id)
+        self.plug(bus_id, below=below, **attributes)
+
+    def is_claimed(self, bus_id: str) -> bool:
+        """Whether somebody has claimed its port, and has the hub's node open still."""
+        return any(
+            name == bus_id
+            and os.path.realpath(f"/proc/self/fd/{fd}") == path
+            and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+            for fd, (path, name) in self._claims.items()
+        )
+
+    def control(self, fd: int, request: int, argument: int | bytes = 0) -> None:
+        if request != USBDEVFS_CLAIM_PORT or not isinstance(argument, bytes):
+            super().control(fd, request, argument)
+            return
+        ends = tuple(f"{mark}{int.from_bytes(argument, sys.byteorder)}" for mark in "-.")
+        plugged = [path.name for path in (self.usb / "devices").iterdir()]
+        bus_id = next(name for name in [*self.returns, *plugged] if name.endswith(ends))
+        is_held = bus_id in plugged and self.driver(bus_id) == "usbip-host"
+        if is_held or self.is_claimed(bus_id):
+            fail(errno.EBUSY)
+        self._claims[fd] = os.path.realpath(f"/proc/self/fd/{fd}"), bus_id
 
     def _set_driver(self, home: Path, driver: str) -> None:
         (home / "driver").symlink_to(self.usb / "drivers" / driver)
@@ -155,18 +195,35 @@ class FakeKernel(FakeMachine):
         self._end(text)
         for name in ("driver", *STUB_FILES):
             (self.device(text) / name).unlink(missing_ok=True)
+        if file.parent.name == "usb":
+            (self.device(text) / "bConfigurationValue").write_text("\n")
+
+    def _write_bConfigurationValue(self, file: Path, text: str) -> None:
+        assert text == "-1"
+        file.write_text("\n")
+        bus_id = file.parent.name
+        if self.returns.get(bus_id) is not None:
+            threading.Thread(target=self._leave, args=(bus_id,), daemon=True).start()
+
+    def _leave(self, bus_id: str) -> None:
+        below = str(self.device(bus_id).parent.relative_to(self.tree / "sys/devices"))
+        self.unplug(bus_id)
+        for attributes in self.returns[bus_id]:
+            self.plug(bus_id, below=below, **attributes)
 
     def _write_drivers_probe(self, _file: Path, text: str) -> None:
         if self.driver(text) is None:
             self._set_driver(self.device(text), "usb")
+            if (self.device(text) / "authorized").read_text() == "1\n":
+                (self.device(text) / "bConfigurationValue").write_text("1\n")
 
-    def _write_rebind(self, _file: Path, text: str) -> None:
+    def _write_rebind(self, file: Path, text: str) -> None:
         table = self.table()
         bound = table.pop(text, None) if text in table else fail(errno.ENODEV)
         held = open_files()
         assert any(file.removesuffix(" (deleted)") == bound for file in held), "a stale pointer"
         if (self.usb / "devices" / text).exists() and self.driver(text) is None:
-            self._set_driver(self.device(text), "usb")
+            self._write_drivers_probe(file, text)
         show(self.match_busid, json.dumps(table))
 
     def _write_authorized(self, file: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from usb_proxy import detach, journal, leftovers
+from usb_proxy.commands import usb_export
 from usb_proxy.errors import PeerError
 from usb_proxy.idents import BusId, DomainName
 from usb_proxy.runstate import Lock, notice
@@ -58,8 +59,15 @@ def entries(kernel: FakeKernel) -> Iterator[Entries]:
 )
 @pytest.mark.usefixtures("agent")
 def test_an_export(
-    kernel: FakeKernel, peer: socket.socket, entries: Entries, ends: str, why: str
+    kernel: FakeKernel,
+    peer: socket.socket,
+    entries: Entries,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    ends: str,
+    why: str,
 ) -> None:
+    monkeypatch.setattr(usb_export, "EARLY_SECONDS", 0.0)
     kernel.plug("1-1.4")
     with program(kernel, "usb-export", "0x12ab.0x00cd") as exporter:
         wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")

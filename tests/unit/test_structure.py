@@ -21,7 +21,7 @@ LAYERS = (
     {"host", "uevents"},
     {"sysfs"},
     {"usbip_host", "vhci", "qrexec", "qubesdb", "runstate", "journal"},
-    {"leftovers"},
+    {"leftovers", "reenumeration", "departures"},
     {"detach"},
     {"tool.overview", "tool.screen", "tool.root", "tool.help", "tool.findings"},
     {"tool.files", "tool.system", "tool.drivers", "tool.watch"},

@@ -118,6 +118,34 @@ def test_a_failed_call_is_told_with_all_that_was_said(
     assert not client.is_there()
 
 
+ENDED = report(PEER + "the backend ended the connection [UP-615]")
+LEFT = f"echo it left [UP-309] >&2; {ENDED}"
+
+
+@pytest.mark.parametrize("second", ["attached", "left", "refused"])
+def test_a_device_that_leaves_while_it_is_set_up_is_asked_for_once_more(
+    kernel: FakeKernel, client: Client, second: str
+) -> None:
+    then = {"attached": f"{report(NUL)}; sleep 99", "left": LEFT, "refused": "exit 126"}
+    mark = kernel.tree / "asked"
+    client.does(f"[ -e {mark} ] || {{ touch {mark}; {LEFT}; exit 6; }}; {then[second]}")
+    code = run(kernel, "usb-attach")
+    assert len(kernel.calls(CLIENT)) == 2
+    assert code == (ExitCode.OK if second == "attached" else ExitCode.PEER)
+    assert kernel.said().count("\n") == (second != "attached")
+    if second == "attached":
+        os.kill(client.pid(), signal.SIGKILL)
+        os.waitpid(client.pid(), 0)
+
+
+def test_a_device_that_was_detached_there_is_not_asked_for_again(
+    kernel: FakeKernel, client: Client
+) -> None:
+    client.does(f"{ENDED}; exit 6")
+    assert run(kernel, "usb-attach") == ExitCode.PEER
+    assert len(kernel.calls(CLIENT)) == 1
+
+
 def test_a_call_that_hangs_is_ended_at_the_deadline(kernel: FakeKernel, client: Client) -> None:
     kernel.haste = 50
     client.does("exec sleep 99")

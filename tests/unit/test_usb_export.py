@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from usb_proxy.commands import usb_export
 from usb_proxy.errors import ExitCode
 
 from .fake_machine import open_files, shut_down
@@ -78,7 +79,10 @@ def test_a_stop_signal_ends_the_export_in_order(
     assert_clean(kernel)
 
 
-def test_an_unplugged_device_ends_the_export(kernel: FakeKernel, peer: socket.socket) -> None:
+def test_an_unplugged_device_ends_the_export(
+    kernel: FakeKernel, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usb_export, "EARLY_SECONDS", 0.0)
     exporter = Running(kernel, "usb-export", "1-1.4")
     wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
     kernel.unplug("1-1.4")
@@ -220,11 +224,14 @@ def test_a_device_that_goes_is_told_of(
     def go() -> None:
         kernel.unplug("1-1.4")
         if again:
-            kernel.plug("1-1.4", "other")
+            kernel.plug("1-1.4", "other", idVendor="dead")
 
+    kernel.haste = 20
     kernel.before[step] = go
-    refused(kernel, ExitCode.NO_DEVICE, "1-1.4 went away")
-    assert (kernel.locks(), kernel.published("1-1_4")) == ([], {})
+    is_late = step == "usbip_sockfd"
+    said = "1-1.4 left the bus when it was set up" if is_late else "1-1.4 went away"
+    refused(kernel, ExitCode.NO_DEVICE, said)
+    assert (kernel.locks(), kernel.published("1-1_4")) == (["left-1-1.4"] * is_late, {})
     assert not again or kernel.driver("1-1.4") == "other"
 
 
@@ -253,7 +260,7 @@ def test_usbguard_is_told_of_the_device(kernel: FakeKernel, peer: socket.socket)
     peer.recv(100)
     peer.close()
     assert exporter.code() == ExitCode.OK
-    assert kernel.calls("usbguard") == [["allow-device", 'via-port "1-1.4"']]
+    assert kernel.calls("usbguard") == [["allow-device", 'id 12ab:00cd via-port "1-1.4"']]
 
 
 @pytest.mark.parametrize("authorized", [True, False])

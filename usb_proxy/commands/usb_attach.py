@@ -29,7 +29,7 @@ ATTACH_SECONDS = 110.0
 """Longer than the importer takes if all its deadlines pass one after the other, those for cleaning
 up included, so that it is the one to tell why."""
 
-SAY_SECONDS = 5.0
+SAY_SECONDS = 10.0
 END_SECONDS = 1.0
 """For a call that is of no use any more; the processes behind it clean up by themselves."""
 
@@ -37,6 +37,9 @@ OUTPUT_LIMIT = 4096
 
 KILLED = 128
 """What the importer's shell adds to the signal that killed the importer."""
+
+ENDED, LEFT = b"[UP-615]", b"[UP-309]"
+"""What importer and backend say of a device that left the bus when it was set up."""
 
 ATTACHED = bytes([ExitCode.OK])
 """The importer's report that the device can be used; else its exit code comes with a sentence."""
@@ -51,12 +54,23 @@ def main(_arguments: Sequence[str], host: Host) -> int:
     target = parse_target(untrusted_fields[1])
     qrexec.require_root(host)
     host.load_module(vhci.MODULE, vhci.DRIVER)
-    _call(host, backend, target)
+    deadline = host.now() + ATTACH_SECONDS
+    failure, has_left = _call(host, backend, target, deadline)
+    if has_left:
+        # The backend waits for it the next time.
+        failure, _ = _call(host, backend, target, deadline)
+    if failure is not None:
+        raise failure
     return 0
 
 
-def _call(host: Host, backend: DomainName, target: Target) -> None:
-    """Call `qubes.USB` in the backend; return when the importer says that the device is there."""
+def _call(
+    host: Host, backend: DomainName, target: Target, deadline: float
+) -> tuple[UsbProxyError | None, bool]:
+    """Call `qubes.USB` in the backend, until the importer says that the device is there.
+
+    Else gives why not, and whether the device left while it was set up here.
+    """
     report, importers_report = os.pipe()
     errors, calls_errors = os.pipe()
     os.set_inheritable(importers_report, True)
@@ -72,7 +86,7 @@ def _call(host: Host, backend: DomainName, target: Target) -> None:
         os.close(importers_report)
         os.close(calls_errors)
     try:
-        untrusted_report, untrusted_errors = _listen(host, report, errors)
+        untrusted_report, untrusted_errors = _listen(host, report, errors, deadline)
     except BaseException:
         os.killpg(pid, signal.SIGTERM)
         host.reap(pid, host.now() + END_SECONDS)
@@ -81,16 +95,17 @@ def _call(host: Host, backend: DomainName, target: Target) -> None:
         # An importer that still works on it notices, and takes the device out again.
         os.close(report)
         os.close(errors)
-    if untrusted_report != ATTACHED:
-        code = host.reap(pid, host.now() + END_SECONDS)
-        raise _failure(backend, target, code, untrusted_report, untrusted_errors)
+    if untrusted_report == ATTACHED:
+        return None, False
+    code = host.reap(pid, host.now() + END_SECONDS)
+    failure = _failure(backend, target, code, untrusted_report, untrusted_errors)
+    return failure, untrusted_report.endswith(ENDED) and LEFT in untrusted_errors
 
 
-def _listen(host: Host, report: int, errors: int) -> tuple[bytes, bytes]:
+def _listen(host: Host, report: int, errors: int, deadline: float) -> tuple[bytes, bytes]:
     """What the importer reports and what the call says on stderr, bounded in size and time."""
     untrusted = {report: b"", errors: b""}
     waits = dict.fromkeys(untrusted, select.POLLIN)
-    deadline = host.now() + ATTACH_SECONDS
     while waits and untrusted[report] != ATTACHED:
         ready = host.wait(waits, deadline)
         if not ready:

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import posix as os
 
-from usb_proxy import handshake, journal, leftovers, qrexec, qubesdb, runstate, sysfs, usbip_host
+from usb_proxy import (
+    departures,
+    handshake,
+    journal,
+    leftovers,
+    qrexec,
+    qubesdb,
+    runstate,
+    sysfs,
+    usbip_host,
+)
 from usb_proxy.errors import (
     InUseError,
     NoDeviceError,
@@ -17,7 +27,7 @@ from usb_proxy.errors import (
     UsbProxyError,
     printable,
 )
-from usb_proxy.idents import DomainName, Target, parse_target
+from usb_proxy.idents import BusId, DomainName, Target, parse_target
 from usb_proxy.sysfs import UsbDevice
 
 TYPE_CHECKING = False
@@ -28,6 +38,19 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 5.0
 """An exporter that is giving the device back needs less than half a second."""
+
+SETTLE_SECONDS = 10.0
+"""How much longer it may take if the device is known to leave the bus and come back."""
+
+EARLY_SECONDS = 5.0
+"""A device that leaves so soon after it was handed over did so because of that. It leaves within a
+second, but we notice after we have told dom0 of it."""
+
+DEPARTURES = 3
+"""How often a device may leave each time; one that leaves more often has another fault."""
+
+REENUMERATES = "QUBES_USB_REENUMERATES"
+"""The udev property of devices that leave the bus when their configuration is taken away."""
 
 RESET_SECONDS = 20.0
 """The kernel resets one device after the other when many connections end at once."""
@@ -55,24 +78,32 @@ def _serve(host: Host, target: Target, frontend: DomainName, entry: journal.Atta
     qrexec.require_root(host)
     link = qrexec.Link(host)
     host.load_module(usbip_host.NAME, usbip_host.DRIVER)
-    bus_id = entry.device = sysfs.find(host, target)
+    # A bus id is looked for when nobody else has it: the device may be on its way back.
+    bus_id = entry.device = target if isinstance(target, BusId) else sysfs.find(host, target)
     lock = runstate.export_lock(host, bus_id)
-    if not lock.acquire(LOCK_SECONDS):
+    leaves = host.exists(departures.path_of(bus_id))
+    if not lock.acquire(LOCK_SECONDS + SETTLE_SECONDS * leaves):
         raise InUseError("UP-401", device=bus_id)
-    with lock, UsbDevice(host, bus_id) as device:
+    with lock, UsbDevice(host, sysfs.find(host, bus_id)) as device:
         if not device.matches(target):
             raise NoDeviceError("UP-304", target=target)
         if usbip_host.is_in_use(device) and not lock.leftover:
             raise InUseError("UP-402", device=bus_id)
         leftovers.tell_of_death(host, lock)
+        device.identity()  # As long as it is there.
         lock.note(str(os.getpid()))
         try:
             lock.tell(frontend.owner)
             _export(host, device, frontend, link, entry)
         finally:
-            _end(host, device, link)
+            # It is unbound before the connection ends, and that before it is reset (stub_dev.c).
+            was_there = usbip_host.is_held(device)
+            has_left = not was_there and host.now() < link.sent_at + EARLY_SECONDS
+            _end(host, device, link, has_left)
             lock.note("")
-        why = journal.DETACHED_THERE if device.is_plugged() else journal.UNPLUGGED
+        if has_left:
+            raise NoDeviceError("UP-309", device=bus_id)
+        why = journal.DETACHED_THERE if was_there else journal.UNPLUGGED
         entry.detached(leftovers.why_stopped(host) or why)
 
 
@@ -86,20 +117,58 @@ def _export(
     """Take the device, hand it over, and return when the connection has ended."""
     entry.product = device.product()
     link.use_both_ways()
-    usbip_host.take(host, device)
-    if device.property("QUBES_USB_RESET") == "1" or host.exists(RESET_ON_ATTACH):
-        device.reset()
-    _allow_in_usbguard(host, device)
-    link.send(handshake.encode(device.devid(), device.attribute("speed")))
-    usbip_host.hand_over(device, host.link)
+    link.send(_prepare(host, device))
+    try:
+        usbip_host.hand_over(device, host.link)
+    except NoDeviceError:
+        return  # It has left, which the end is prepared for.
     link.is_handed_over = True
     qubesdb.publish(host, device.bus_id, frontend)
     entry.attached()
     link.await_end()
 
 
-def _end(host: Host, device: UsbDevice, link: qrexec.Link) -> None:
-    """End the connection if it is there, and give the device back; dom0 is told at once."""
+def _prepare(host: Host, device: UsbDevice) -> bytes:
+    """Take the device, and wait for it if it leaves the bus meanwhile or is known to do so.
+
+    Gives the line that tells the other qube what it gets.
+    """
+    count = departures.recall(host, device.bus_id, device.identity())
+    if count is None:
+        count = int(device.property(REENUMERATES) == "1")
+    if count:
+        return _take_when_back(host, device, count)
+    try:
+        usbip_host.take(host, device)
+        if device.property("QUBES_USB_RESET") == "1" or host.exists(RESET_ON_ATTACH):
+            device.reset()
+        return _offer(host, device)
+    except NoDeviceError:
+        from usb_proxy import reenumeration  # noqa: PLC0415
+
+        if not reenumeration.leaves(host, device):
+            raise
+        return _take_when_back(host, device, 0)
+
+
+def _take_when_back(host: Host, device: UsbDevice, count: int) -> bytes:
+    from usb_proxy import reenumeration  # noqa: PLC0415 (most devices do without its import)
+
+    count = reenumeration.take(host, device, count)
+    departures.remember(host, device.bus_id, device.identity(), count)
+    return _offer(host, device)
+
+
+def _offer(host: Host, device: UsbDevice) -> bytes:
+    _allow_in_usbguard(host, device)
+    return handshake.encode(device.devid(), device.attribute("speed"))
+
+
+def _end(host: Host, device: UsbDevice, link: qrexec.Link, has_left: bool) -> None:
+    """End the connection if it is there, and give the device back; dom0 is told at once.
+
+    `has_left` means that it left the bus because it was handed over; that is remembered.
+    """
     try:
         if link.is_handed_over:
             qubesdb.unpublish(host, device.bus_id)
@@ -107,13 +176,23 @@ def _end(host: Host, device: UsbDevice, link: qrexec.Link) -> None:
         if link.is_handed_over:
             link.end(host.now() + RESET_SECONDS)
         leftovers.give_back(host, device)
+    count = departures.recall(host, device.bus_id, device.identity()) or 0
+    if has_left:
+        count = min(count + 1, DEPARTURES)
+        departures.remember(host, device.bus_id, device.identity(), count)
+    if count:
+        from usb_proxy import reenumeration  # noqa: PLC0415
+
+        reenumeration.settle(host, device.bus_id)
 
 
 def _allow_in_usbguard(host: Host, device: UsbDevice) -> None:
     """Where usbguard decides about devices, tell it that this one is wanted."""
     if host.find_command("usbguard") is None:
         return
-    rule = f'via-port "{device.bus_id}"'
+    # Not the port alone: another device may be in it by now.
+    kind = f"{device.attribute('idVendor')}:{device.attribute('idProduct')}"
+    rule = f'id {kind} via-port "{device.bus_id}"'
     code, untrusted_errors = host.run(["usbguard", "allow-device", rule])
     if code and not device.is_authorized():
         said = printable(untrusted_errors) or f"exit code {code}"

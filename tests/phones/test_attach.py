@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A phone with USB debugging is attached at the first try, and settles when it is detached."""
+
+import pytest
+
+from tests.integration.conftest import Qubes
+
+from .conftest import LEFT, Phone
+
+
+@pytest.mark.parametrize("side", ["frontend", "backend"])
+def test_attached_detached_and_attached_again_at_once(
+    qubes: Qubes, phone: Phone, side: str
+) -> None:
+    for _ in range(2):
+        phone.attached()
+        detach = qubes.detach if side == "frontend" else qubes.take_back
+        done = detach(phone.bus_id)
+        assert (done.code, done.stderr) == (0, b"")
+        if side == "backend":
+            assert phone.settled() == phone.bus_id
+    assert qubes.await_clean() == []
+    phone.settled()
+    # Nothing is left to come.
+    qubes.backend.run("sleep 2")
+    before = phone.departures()
+    qubes.backend.run("sleep 1")
+    assert phone.departures() == before
+    assert phone.settled() == phone.bus_id
+
+
+def test_one_that_nobody_knows_of(qubes: Qubes, phone: Phone) -> None:
+    """It leaves unexpectedly: it is waited for all the same, and the next time it is expected."""
+    rule = "/run/udev/rules.d/99-test.rules"
+    event = f"udevadm control --reload; udevadm trigger --settle {phone.sysfs()}"
+    qubes.backend.write(rule, 'SUBSYSTEM=="usb", ENV{QUBES_USB_REENUMERATES}="0"\n')
+    qubes.backend.run(event)
+    try:
+        for drop in (0.0, 0.2):
+            phone.forget()
+            phone.behave(drop=drop)
+            phone.attached()
+            assert qubes.backend.run(f"cat {LEFT}").text[1:].startswith(" 18d1:4ee7 ")
+            assert qubes.take_back(phone.bus_id).code == 0
+    finally:
+        qubes.backend.run(f"rm {rule}; {event}")
+
+
+def test_another_one_comes_back(qubes: Qubes, phone: Phone) -> None:
+    """Its bootloader is not attached, and left to itself."""
+    phone.behave(returns="other")
+    done = qubes.attach(phone.bus_id)
+    assert done.code != 0
+    assert b"another one came in its place: 18d1:4ee0" in done.stderr
+    assert qubes.connected_to(phone.bus_id) is None
+    assert phone.settled() == phone.bus_id
+    assert "usbip-host" not in qubes.backend.run("dmesg").text
+
+
+KILL = "pkill -KILL -f '[l]aunch usb-export'"
+
+
+@pytest.mark.parametrize("when", ["deconfigured", "away", "back"])
+def test_the_exporter_is_killed(qubes: Qubes, phone: Phone, when: str) -> None:
+    phone.interrupted(when, KILL)
+    assert qubes.await_clean() == []
+    phone.behave()
+    assert phone.settled() == phone.bus_id
+    phone.attached()
+    assert qubes.take_back(phone.bus_id).code == 0

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Everything that may happen while a phone is attached or given back."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.conftest import Qubes
+from tests.integration.test_exporter import usbguard
+from tests.lab.guests import Guest
+
+from .conftest import HERE, STEPS, UDC, Phone
+from .test_attach import KILL
+
+__all__ = ["usbguard"]
+
+TIMES = 50
+
+
+@pytest.mark.parametrize("bounces", [1, 2])
+@pytest.mark.parametrize("away", [0.2, 1.0])
+@pytest.mark.parametrize("drop", [0.0, 0.005, 0.05, 0.2])
+def test_delays(qubes: Qubes, phone: Phone, drop: float, away: float, bounces: int) -> None:
+    phone.behave(drop=drop, away=away, bounces=bounces)
+    phone.attached()
+    assert qubes.take_back(phone.bus_id).code == 0
+    assert phone.settled() == phone.bus_id
+
+
+@pytest.mark.parametrize("when", ["held", "handed over", "attached", "given back"])
+def test_the_exporter_is_killed_later(qubes: Qubes, phone: Phone, when: str) -> None:
+    phone.interrupted(when, KILL)
+    assert qubes.await_clean() == []
+    phone.behave()
+    assert phone.settled() == phone.bus_id
+    phone.attached()
+    assert qubes.take_back(phone.bus_id).code == 0
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_the_exporter_is_killed_at_any_time(qubes: Qubes, phone: Phone, number: int) -> None:
+    delay = f"sleep {number * 0.4}"
+    qubes.backend.start_command(
+        f"until pgrep -f '[l]aunch usb-export'; do :; done; {delay}; {KILL}"
+    )
+    qubes.attach(phone.bus_id)
+    qubes.detach(phone.bus_id)
+    assert qubes.await_clean(40) == []
+    assert phone.settled() == phone.bus_id
+    phone.attached()
+    assert qubes.take_back(phone.bus_id).code == 0
+
+
+@pytest.mark.parametrize("when", STEPS)
+def test_unplugged(qubes: Qubes, phone: Phone, when: str) -> None:
+    stay_away = """printf '{"returns": "never"}' > /run/phone/settings"""
+    done = phone.interrupted(when, f"{stay_away}; echo > {UDC}; true")
+    if when not in ("attached", "given back"):
+        assert done.code != 0 and done.stderr.count(b"\n") == 1, done
+    assert qubes.await_clean(40) == []
+    assert phone.plug() == phone.bus_id
+    phone.attached()
+    assert qubes.detach(phone.bus_id).code == 0
+
+
+def test_it_does_not_come_back(qubes: Qubes, phone: Phone) -> None:
+    phone.behave(returns="never")
+    done = qubes.attach(phone.bus_id)
+    assert done.code != 0
+    assert b"has not come back (8 s); plug it in again [UP-305]" in done.stderr
+    assert qubes.await_clean() == []
+
+
+@pytest.mark.parametrize("when", ["deconfigured", "away", "back"])
+def test_the_frontend_is_killed(qubes: Qubes, phone: Phone, when: str) -> None:
+    """The other qube dies: nothing stays claimed or exported."""
+    request = f"sys-usb {phone.bus_id}\n".encode()
+    with qubes.lab.allowed("qubes.USB", phone.bus_id, qubes.frontend, qubes.backend):
+        watcher = phone.watch(when, "true")
+        qubes.lab.start_call(qubes.frontend, "qubes.USBAttach", request)
+        assert watcher.wait(60).code == 0
+        qubes.frontend.restart()
+    assert qubes.await_clean(40) == []
+    qubes.frontend.push(HERE / "talk.py", "/run/talk.py")
+    phone.behave()
+    assert phone.settled() == phone.bus_id
+    phone.attached()
+    assert qubes.take_back(phone.bus_id).code == 0
+
+
+def test_detached_while_it_is_away(qubes: Qubes, phone: Phone) -> None:
+    phone.behave(away=3)
+    with qubes.lab.allowed("qubes.USB", phone.bus_id, qubes.frontend, qubes.backend):
+        call = qubes.lab.start_call(
+            qubes.frontend, "qubes.USBAttach", f"sys-usb {phone.bus_id}\n".encode()
+        )
+        qubes.backend.wait_for(f"! test -e {phone.sysfs()}")
+        done = qubes.take_back(phone.bus_id)
+        assert (done.code, done.stderr) == (0, b"")
+        assert b"stopped by a signal" in call.wait(60).stderr
+    assert phone.settled() == phone.bus_id
+
+
+@pytest.fixture
+def other(qubes: Qubes) -> Iterator[Guest]:
+    """One more qube."""
+    guest = qubes.lab.start_frontend("other")
+    guest.push(HERE / "talk.py", "/run/talk.py")
+    yield guest
+    guest.kill()
+
+
+def test_from_qube_to_qube_many_times(qubes: Qubes, phone: Phone, other: Guest) -> None:
+    request = f"sys-usb {phone.bus_id}\n".encode()
+    for number in range(TIMES):
+        guest = (qubes.frontend, other)[number % 2]
+        with qubes.lab.allowed("qubes.USB", phone.bus_id, guest, qubes.backend):
+            done = qubes.lab.call(guest, "qubes.USBAttach", request, timeout=120)
+        assert (done.code, done.stderr) == (0, b""), (number, phone.story())
+        phone.talks(guest)
+        if number % 3:
+            assert qubes.take_back(phone.bus_id).code == 0
+        else:
+            assert qubes.lab.call(guest, "qubes.USBDetach", request).code == 0
+    assert qubes.await_clean() == []
+    assert phone.settled() == phone.bus_id
+
+
+def test_companion(qubes: Qubes, phone: Phone) -> None:
+    """It comes back at the other port of the same socket: another name, so it is refused."""
+    phone.unplug()
+    qubes.backend.run("rmmod dummy_hcd; modprobe dummy_hcd is_super_speed=1")
+    try:
+        fast = phone.plug()
+        phone.bus_id = fast
+        phone.attached()
+        assert qubes.take_back(fast).code == 0
+        assert phone.settled() == fast
+        phone.behave(returns="high")
+        done = qubes.attach(fast)
+        slow = phone.settled()
+        assert slow != fast and done.code != 0
+        assert f"came back at another speed: attach {slow}" in done.stderr.decode()
+        phone.bus_id = slow
+        phone.behave()
+        phone.attached()
+        assert qubes.take_back(slow).code == 0
+    finally:
+        phone.unplug()
+        qubes.backend.run("rmmod dummy_hcd; modprobe dummy_hcd")
+        phone.bus_id = phone.plug()
+
+
+RULE = "/run/udev/rules.d/99-test.rules"
+SLOW_STICK = "".join(
+    f'SUBSYSTEM=="usb", ATTR{{serial}}=="{serial}", ENV{{QUBES_USB_REENUMERATES}}="1"\n'
+    for serial in ("stick", "deep")
+)
+
+
+@pytest.fixture
+def marked(qubes: Qubes) -> Iterator[None]:
+    """Two sticks are taken for devices that leave the bus."""
+    qubes.backend.write(RULE, SLOW_STICK)
+    qubes.backend.run("udevadm control --reload")
+    yield
+    qubes.backend.run(f"rm -f {RULE} /run/qubes-usb-proxy/left-*; udevadm control --reload")
+
+
+@pytest.mark.usefixtures("marked")
+def test_a_device_that_stays_is_not_waited_for_again(qubes: Qubes) -> None:
+    stick = qubes.plug_storage("stick")
+    assert qubes.attach(stick).code == 0
+    qubes.frontend.wait_for("test -b /dev/sda")
+    assert qubes.backend.run("cat /run/qubes-usb-proxy/left-*").text.startswith("0 46f4:0001 ")
+    assert qubes.take_back(stick).code == 0
+    assert qubes.driver(stick) == "usb"
+    assert qubes.attach(stick).code == 0
+    qubes.frontend.wait_for("test -b /dev/sda")
+    assert qubes.take_back(stick).code == 0
+
+
+@pytest.mark.usefixtures("marked")
+def test_another_device_on_the_same_bus_meanwhile(qubes: Qubes) -> None:
+    """It has its driver at once, and was authorized all the time, as the whole bus."""
+    stick = qubes.plug_storage("stick")
+    bus = f"/sys/bus/usb/devices/usb{stick.partition('-')[0]}/authorized_default"
+    before = qubes.backend.read(bus)
+    with qubes.lab.allowed("qubes.USB", stick, qubes.frontend, qubes.backend):
+        call = qubes.lab.start_call(
+            qubes.frontend, "qubes.USBAttach", f"sys-usb {stick}\n".encode()
+        )
+        unset = f"! grep -q . /sys/bus/usb/devices/{stick}/bConfigurationValue"
+        qubes.backend.wait_for(unset)
+        newcomer = qubes.plug_storage("newcomer")
+        assert newcomer.partition("-")[0] == stick.partition("-")[0]
+        assert call.wait(60).code == 0
+    assert qubes.driver(newcomer) == "usb"
+    assert qubes.backend.read(f"/sys/bus/usb/devices/{newcomer}/authorized") == b"1\n"
+    assert qubes.backend.read(bus) == before
+    assert qubes.take_back(stick).code == 0
+
+
+@pytest.mark.usefixtures("marked")
+def test_behind_a_hub(qubes: Qubes) -> None:
+    qubes.backend.plug_hub("hub", port="3")
+    stick = qubes.plug_storage("deep", port="3.2")
+    with qubes.lab.allowed("qubes.USB", stick, qubes.frontend, qubes.backend):
+        call = qubes.lab.start_call(
+            qubes.frontend, "qubes.USBAttach", f"sys-usb {stick}\n".encode()
+        )
+        unset = f"! grep -q . /sys/bus/usb/devices/{stick}/bConfigurationValue"
+        qubes.backend.wait_for(unset)
+        qubes.backend.unplug("deep")
+        qubes.backend.plug_storage("deep", 1 << 20, port="3.2")
+        done = call.wait(60)
+    assert (done.code, done.stderr) == (0, b"")
+    qubes.frontend.wait_for("test -b /dev/sda")
+    assert qubes.take_back(stick).code == 0
+
+
+def test_usbguard_decides(qubes: Qubes, phone: Phone, usbguard: None) -> None:
+    """A phone that it blocks stays blocked but for the time when it is attached."""
+    authorized = f"{phone.sysfs()}/authorized"
+    assert qubes.backend.read(authorized) == b"1\n"
+    for _ in range(2):
+        phone.attached()
+        assert qubes.take_back(phone.bus_id).code == 0
+        qubes.backend.wait_for(f"test -e {authorized}")
+        qubes.backend.run("sleep 2")
+        assert qubes.backend.read(authorized) == b"0\n"
+
+
+def test_usbguard_blocks_what_comes_instead(qubes: Qubes, phone: Phone, usbguard: None) -> None:
+    phone.behave(returns="other")
+    done = qubes.attach(phone.bus_id)
+    assert b"another one came in its place" in done.stderr
+    assert qubes.backend.read(f"{phone.sysfs()}/authorized") == b"0\n"

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices that leave the bus when they are deconfigured."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy import departures, reenumeration, usbip_host
+from usb_proxy.errors import ExitCode, InUseError, NoDeviceError
+from usb_proxy.idents import BusId
+from usb_proxy.sysfs import UsbDevice
+
+from .processes import Running, leave, run, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .fake_kernel import FakeKernel
+
+PHONE = BusId("1-1.4")
+LEFT = "run/qubes-usb-proxy/left-1-1.4"
+KNOWN = "12ab:00cd 0123"
+
+
+@pytest.fixture
+def device(kernel: FakeKernel) -> Iterator[UsbDevice]:
+    """A phone, which leaves and comes back as it was."""
+    kernel.plug(PHONE, serial="0123", devnum="5")
+    kernel.returns[PHONE] = [{"serial": "0123", "devnum": "6"}]
+    with UsbDevice(kernel, PHONE) as device:
+        assert device.identity() == KNOWN
+        yield device
+
+
+def assert_configured(kernel: FakeKernel) -> None:
+    """What is in the port is as if nothing had happened."""
+    assert kernel.driver(PHONE) == "usb"
+    assert (kernel.device(PHONE) / "bConfigurationValue").read_text() == "1\n"
+    assert not kernel.is_claimed(PHONE)
+
+
+def test_it_is_taken_when_it_is_back(kernel: FakeKernel, device: UsbDevice) -> None:
+    assert reenumeration.take(kernel, device, 1) == 1
+    assert usbip_host.is_held(device) and not device.is_configured()
+    assert device.attribute("devnum") == "6"
+    assert not kernel.is_claimed(PHONE)
+    assert list(kernel.table()) == [PHONE]
+    usbip_host.give_back(kernel, device, keep_unbound=False)
+    assert_configured(kernel)
+    assert kernel.table() == {}
+
+
+def test_one_that_has_left_already_is_waited_for(kernel: FakeKernel, device: UsbDevice) -> None:
+    """It left after it was taken, and comes back before its port is claimed: so it leaves again."""
+    usbip_host.take(kernel, device)
+    kernel.unplug(PHONE)
+    assert reenumeration.leaves(kernel, device)
+    kernel.plug(PHONE, serial="0123", devnum="7")
+    assert reenumeration.take(kernel, device, 0) == 2
+    assert device.attribute("devnum") == "6"
+    assert usbip_host.is_held(device) and not device.is_configured()
+
+
+def test_one_that_stays_is_taken_a_little_later(kernel: FakeKernel, device: UsbDevice) -> None:
+    kernel.haste = 20
+    del kernel.returns[PHONE]
+    assert not reenumeration.leaves(kernel, device)
+    assert reenumeration.take(kernel, device, 1) == 0
+    assert device.attribute("devnum") == "5"
+    assert usbip_host.is_held(device) and not device.is_configured()
+
+
+def test_one_that_is_not_configured_has_no_reason_to_leave(
+    kernel: FakeKernel, device: UsbDevice
+) -> None:
+    device.write("authorized", "0")
+    (kernel.device(PHONE) / "bConfigurationValue").write_text("\n")
+    assert reenumeration.take(kernel, device, 1) == 0
+    assert not device.is_authorized()
+
+
+@pytest.mark.parametrize(
+    ("comes", "said"),
+    [
+        ([{"idProduct": "4ee0"}], "another one came in its place: 12ab:4ee0"),
+        ([{"serial": "9"}], "another one came in its place: 12ab:00cd 9;"),
+        ([{"idVendor": "0bad", "authorized": "0"}], "in its place: 0bad:00cd"),
+        ([], r"has not come back \(8 s\); plug it in again"),
+    ],
+)
+def test_nothing_else_is_taken(
+    kernel: FakeKernel, device: UsbDevice, comes: list[dict[str, str]], said: str
+) -> None:
+    kernel.haste = 1 if comes else 3
+    kernel.returns[PHONE] = comes
+    with pytest.raises(NoDeviceError, match=said):
+        reenumeration.take(kernel, device, 1)
+    assert not kernel.is_claimed(PHONE)
+    assert not [line for line in kernel.written if line.startswith(("match_busid", "authorized"))]
+    if comes:
+        is_blocked = comes[0].get("authorized") == "0"
+        value = (kernel.device(PHONE) / "bConfigurationValue").read_text()
+        assert value == ("\n" if is_blocked else "1\n")
+
+
+def test_one_that_comes_back_at_another_speed(kernel: FakeKernel, device: UsbDevice) -> None:
+    """Its bus id would be another, and dom0 allowed the first."""
+    kernel.haste = 3
+    kernel.returns[PHONE] = []
+    hub = kernel.device(PHONE).parent
+    port = hub / "2-0:1.0/usb2-port4"
+    port.mkdir(parents=True)
+    (port / "peer").symlink_to("../../../usb3/3-0:1.0/usb3-port4")
+    kernel.plug("3-4", below="pci0000:00/usb3", serial="0123")
+    with pytest.raises(NoDeviceError, match=r"at another speed: attach 3-4 \[UP-307\]"):
+        reenumeration.take(kernel, device, 1)
+    assert kernel.driver("3-4") == "usb"
+
+
+@pytest.mark.parametrize(
+    ("hub", "link", "peer"),
+    [
+        ("usb2", "2-0:1.0/usb2-port4/peer", "../usb3-port1"),
+        ("1-2.3", "1-2.3:1.0/1-2.3-port4/peer", "../4-1.3-port4"),
+        ("usb2", None, None),
+    ],
+)
+def test_the_other_port_of_a_socket(
+    kernel: FakeKernel, hub: str, link: str | None, peer: str | None
+) -> None:
+    home = kernel.plug(PHONE, below=f"pci0000:00/{hub}")
+    if link and peer:
+        (home.parent / link).parent.mkdir(parents=True)
+        (home.parent / link).symlink_to(peer)
+    expected = {"../usb3-port1": "3-1", "../4-1.3-port4": "4-1.3.4", None: None}
+    with UsbDevice(kernel, PHONE) as device:
+        assert device.peer() == expected[peer]
+
+
+def test_one_that_never_stays(
+    kernel: FakeKernel, device: UsbDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something configures it each time before it is taken."""
+    kernel.haste = 3
+    kernel.returns[PHONE] = [{"serial": "0123", "bConfigurationValue": "1"}]
+    monkeypatch.setattr(kernel, "is_claimed", lambda _: False)
+    with pytest.raises(NoDeviceError, match="again and again"):
+        reenumeration.take(kernel, device, 1)
+
+
+def test_a_port_that_another_program_has_claimed(kernel: FakeKernel, device: UsbDevice) -> None:
+    hub = os.open(device.hub_node(), os.O_RDWR)
+    kernel.control(hub, 0x80045518, (4).to_bytes(4, "little"))
+    try:
+        with pytest.raises(InUseError, match="has claimed the port"):
+            reenumeration.take(kernel, device, 1)
+    finally:
+        os.close(hub)
+    assert device.is_configured()
+
+
+def test_a_device_that_goes_with_its_hub(kernel: FakeKernel, device: UsbDevice) -> None:
+    kernel.haste = 20
+    kernel.unplug(PHONE)
+    (kernel.tree / "dev/bus/usb/002/001").unlink()
+    with pytest.raises(NoDeviceError):
+        reenumeration.take(kernel, device, 0)
+
+
+@pytest.mark.parametrize("usbguard", [False, True])
+def test_authorization_is_as_before_unless_usbguard_decides(
+    kernel: FakeKernel, device: UsbDevice, usbguard: bool
+) -> None:
+    kernel.returns[PHONE] = [{"serial": "0123", "authorized": "0", "bConfigurationValue": ""}]
+    if usbguard:
+        kernel.command("usbguard")
+    reenumeration.take(kernel, device, 1)
+    assert device.is_authorized() == (not usbguard)
+    order = [
+        line.split()[0] for line in kernel.written if line.split()[0] in ("bind", "authorized")
+    ]
+    assert order == ["bind", "authorized"][: 1 + (not usbguard)]
+
+
+def test_the_kernel_configures_what_a_dead_exporter_left(kernel: FakeKernel) -> None:
+    kernel.plug(PHONE, bConfigurationValue="")
+    leave(kernel, f"export-{PHONE}", "1")
+    assert run(kernel, "usb-repair") == ExitCode.OK
+    assert_configured(kernel)
+
+
+# What the exporter makes of it.
+
+
+@pytest.mark.usefixtures("agent", "device")
+@pytest.mark.parametrize("known", ["by udev", "by the last time", "not"])
+def test_a_phone_is_exported(kernel: FakeKernel, peer: socket.socket, known: str) -> None:
+    kernel.haste = 3
+    database = kernel.tree / "run/udev/data/c189:2"
+    if known == "by udev":
+        database.write_text("E:QUBES_USB_REENUMERATES=1\n")
+    elif known == "by the last time":
+        (kernel.tree / LEFT).parent.mkdir(parents=True)
+        (kernel.tree / LEFT).write_text(f"2 {KNOWN}\n")
+    else:
+        kernel.before["bind"] = lambda: kernel.replug(PHONE, serial="0123")
+    exporter = Running(kernel, "usb-export", PHONE)
+    assert peer.recv(100) == b"131078 480\n"
+    wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+    count = 2 if known == "not" else 1
+    assert (kernel.tree / LEFT).read_text() == f"{count} {KNOWN}\n"
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+    assert_configured(kernel)
+    assert (kernel.said(), kernel.locks(), kernel.table()) == ("", ["left-1-1.4"], {})
+
+
+@pytest.mark.usefixtures("agent", "device")
+def test_what_another_device_did_in_that_port_is_of_no_interest(
+    kernel: FakeKernel, peer: socket.socket
+) -> None:
+    (kernel.tree / LEFT).parent.mkdir(parents=True)
+    (kernel.tree / LEFT).write_text("2 12ab:00cd 9999\n")
+    exporter = Running(kernel, "usb-export", PHONE)
+    assert peer.recv(100) == b"131077 480\n"
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+
+
+@pytest.mark.usefixtures("agent", "device")
+@pytest.mark.parametrize(("before", "after"), [(None, 1), (1, 2)])
+def test_one_that_leaves_when_it_is_set_up_is_known_from_then_on(
+    kernel: FakeKernel, peer: socket.socket, before: int | None, after: int
+) -> None:
+    kernel.haste = 3
+    kernel.command("qubesdb-write")
+    if before:
+        (kernel.tree / LEFT).parent.mkdir(parents=True)
+        (kernel.tree / LEFT).write_text(f"{before} {KNOWN}\n")
+    kernel.before["usbip_sockfd"] = lambda: kernel.unplug(PHONE)
+    assert run(kernel, "usb-export", PHONE) == ExitCode.NO_DEVICE
+    assert (kernel.tree / LEFT).read_text() == f"{after} {KNOWN}\n"
+
+
+def test_what_is_remembered(kernel: FakeKernel) -> None:
+    (kernel.tree / LEFT).parent.mkdir(parents=True)
+    assert departures.recall(kernel, PHONE, KNOWN) is None
+    departures.remember(kernel, PHONE, KNOWN, 2)
+    assert departures.recall(kernel, PHONE, KNOWN) == 2
+    assert departures.recall(kernel, PHONE, "12ab:00cd 012") is None
+    departures.remember(kernel, PHONE, "12ab:00cd ", 0)
+    assert departures.recall(kernel, PHONE, "12ab:00cd ") == 0

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices that leave the bus when their configuration is taken away, and come back.
+
+Android's adbd does that to a phone with USB debugging when it is deconfigured, reset, or configured
+once more. So such a device has to reach the frontend without a configuration: its port is claimed
+while it is away, and the kernel configures nothing that appears in a claimed port
+(drivers/usb/core/generic.c, usb_choose_configuration). The claim is on that port alone
+(drivers/usb/core/hub.c, usb_hub_claim_port), and ends with this process, whatever ends that.
+"""
+
+from __future__ import annotations
+
+import errno
+import posix as os
+import select
+import sys
+
+from usb_proxy import usbip_host
+from usb_proxy.errors import InUseError, NoDeviceError, reason
+from usb_proxy.kernel import USBDEVFS_CLAIM_PORT
+from usb_proxy.sysfs import UsbDevice
+from usb_proxy.uevents import Uevents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usb_proxy.host import Host
+    from usb_proxy.idents import BusId
+
+LEAVE_SECONDS = 1.0
+"""How long after it was deconfigured a device may stay. Phones leave after 5-200 ms."""
+
+RETURN_SECONDS = 8.0
+"""How long it may be away. Phones need 0.2-1 s, and the kernel half a second more."""
+
+TAKE_SECONDS = 10.0
+"""After this it is not waited for once more. The frontend waits 30 s for its answer."""
+
+SETTLE_SECONDS = 8.0
+"""How long to look after a device that was given back. Phones need 1.4-3.3 s."""
+
+QUIET_SECONDS = 0.5
+"""A device that has not left the bus for so long is not about to."""
+
+
+class _Port:
+    """The port of a device, which is claimed or not; a context manager.
+
+    In the end the kernel configures what is in the port, if that is authorized.
+    """
+
+    def __init__(self, host: Host, device: UsbDevice) -> None:
+        self._host, self._device = host, device
+        self._hub = -1
+
+    def __enter__(self) -> _Port:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+        try:
+            with UsbDevice(self._host, self._device.bus_id) as device:
+                usbip_host.probe(self._host, device)
+        except NoDeviceError:
+            pass  # It comes later, or never.
+
+    def claim(self) -> None:
+        """Keep the kernel from configuring what appears in the port."""
+        if self._hub >= 0:
+            return
+        try:
+            self._hub = os.open(self._device.hub_node(), os.O_RDWR | os.O_CLOEXEC)
+            number = self._device.port_number().to_bytes(4, sys.byteorder)
+            self._host.control(self._hub, USBDEVFS_CLAIM_PORT, number)
+        except OSError as error:
+            self.release()
+            bus_id = self._device.bus_id
+            if error.errno == errno.EBUSY:
+                raise InUseError("UP-406", device=bus_id) from error
+            reasons = f"its hub: {reason(error)}"
+            raise NoDeviceError("UP-302", device=bus_id, reason=reasons) from error
+
+    def release(self) -> None:
+        """Let it; when this returns, the kernel is done with all that appeared before.
+
+        The hub is locked while either is done (drivers/usb/core/devio.c, usbdev_release).
+        """
+        if self._hub >= 0:
+            os.close(self._hub)
+            self._hub = -1
+
+
+class _Watch(Uevents):
+    """What happens at one bus id. Waits end with StoppedError at a stop signal, if `stoppable`."""
+
+    def __init__(self, host: Host, bus_id: BusId, stoppable: bool) -> None:
+        super().__init__()
+        self._host, self._bus_id, self._stoppable = host, bus_id, stoppable
+
+    def departure(self, device: UsbDevice, deadline: float) -> bool:
+        """Sleep until a device has left the bus: False when it has not until `deadline`."""
+        # Its files go before it is announced (drivers/base/core.c, device_del).
+        while device.is_plugged():
+            if not self._wait(deadline):
+                return False
+        return True
+
+    def arrival(self, is_ready: Callable[[UsbDevice], bool], deadline: float) -> UsbDevice | None:
+        """Sleep until a device is there and ready, and open it; None if it is not in time."""
+        while True:
+            try:
+                device = UsbDevice(self._host, self._bus_id)
+                try:
+                    if is_ready(device):
+                        return device
+                except BaseException:
+                    device.close()
+                    raise
+                device.close()
+            except NoDeviceError:
+                pass
+            if not self._wait(deadline):
+                return None
+
+    def _wait(self, deadline: float) -> bool:
+        ready = self._host.wait({self.fileno(): select.POLLIN}, deadline, self._stoppable)
+        self.pending()
+        return bool(ready)
+
+
+def leaves(host: Host, device: UsbDevice) -> bool:
+    """Whether a device has left the bus, or is about to."""
+    with _Watch(host, device.bus_id, stoppable=True) as watch:
+        return watch.departure(device, host.now() + LEAVE_SECONDS)
+
+
+def take(host: Host, device: UsbDevice, departures: int) -> int:
+    """Move a device to usbip-host without a configuration: gives how often it left the bus.
+
+    It may have gone already, and is expected to leave `departures` times after it was deconfigured.
+    `device`, whose identity has been asked for, stands for what comes back from then on;
+    NoDeviceError if that is another one, if it does not come, or does not stay.
+    """
+    if usbip_host.is_held(device):
+        usbip_host.give_back(host, device, keep_unbound=False)  # It has claimed the port, too.
+    was_authorized = device.is_plugged() and device.is_authorized()
+    deadline = host.now() + TAKE_SECONDS
+    left = due = 0
+    with _Watch(host, device.bus_id, stoppable=True) as watch, _Port(host, device) as port:
+        while host.now() < deadline:
+            try:
+                port.claim()
+                if device.is_configured():
+                    _deconfigure(device)
+                    due = left + max(departures, 1)
+                if left >= due or not watch.departure(device, host.now() + LEAVE_SECONDS):
+                    port.release()
+                    usbip_host.take(host, device)
+                    if not device.is_configured():
+                        break
+                    # usbguard allowed it just now, and the kernel was faster.
+                    usbip_host.give_back(host, device, keep_unbound=False)
+                    continue
+            except NoDeviceError:
+                pass
+            left += 1
+            _await_return(host, watch, port, device)
+        else:
+            raise NoDeviceError("UP-308", device=device.bus_id)
+    if was_authorized and not device.is_authorized() and host.find_command("usbguard") is None:
+        device.write("authorized", "1")
+    return left
+
+
+def settle(host: Host, bus_id: BusId) -> None:
+    """Return once what was given back stays on the bus with its driver, or does not come back."""
+    deadline = host.now() + SETTLE_SECONDS
+    with _Watch(host, bus_id, stoppable=False) as watch:
+        while device := watch.arrival(_is_settled, deadline):
+            with device:
+                if not watch.departure(device, host.now() + QUIET_SECONDS):
+                    return
+
+
+def _deconfigure(device: UsbDevice) -> None:
+    try:
+        device.write("bConfigurationValue", "-1")
+    except OSError as error:
+        raise NoDeviceError("UP-302", device=device.bus_id, reason=reason(error)) from error
+
+
+def _await_return(host: Host, watch: _Watch, port: _Port, device: UsbDevice) -> None:
+    """Wait for a device that leaves, and let `device` stand for what comes back."""
+
+    def is_there(fresh: UsbDevice) -> bool:
+        # udev tells dom0 that it left and came back: before we tell what becomes of it.
+        return fresh.driver() is not None and fresh.is_known_to_udev()
+
+    bus_id, identity = device.bus_id, device.identity()
+    deadline = host.now() + RETURN_SECONDS
+    fresh = None
+    if watch.departure(device, deadline):
+        usbip_host.give_back(host, device, keep_unbound=False)  # Frees the slot of its name.
+        port.claim()
+        fresh = watch.arrival(is_there, deadline)
+    if fresh is None:
+        peer = device.peer()
+        if peer is not None and _identity(host, peer) == identity:
+            raise NoDeviceError("UP-307", device=bus_id, peer=peer)
+        raise NoDeviceError("UP-305", device=bus_id, seconds=RETURN_SECONDS)
+    device.become(fresh)
+    if device.identity() != identity:
+        raise NoDeviceError("UP-306", device=bus_id, other=device.identity())
+
+
+def _identity(host: Host, bus_id: BusId) -> str | None:
+    try:
+        with UsbDevice(host, bus_id) as device:
+            return device.identity()
+    except NoDeviceError:
+        return None
+
+
+def _is_settled(device: UsbDevice) -> bool:
+    return not device.is_authorized() or (device.driver() is not None and device.is_configured())
