@@ -135,16 +135,16 @@ def leaves(host: Host, device: UsbDevice) -> bool:
         return watch.departure(device, host.now() + LEAVE_SECONDS)
 
 
-def take(host: Host, device: UsbDevice, departures: int) -> int:
+def take(host: Host, device: UsbDevice, departures: int, was_authorized: bool) -> int:
     """Move a device to usbip-host without a configuration: gives how often it left the bus.
 
     It may have gone already, and is expected to leave `departures` times after it was deconfigured.
     `device`, whose identity has been asked for, stands for what comes back from then on;
-    NoDeviceError if that is another one, if it does not come, or does not stay.
+    NoDeviceError if that is another one, if it does not come, or does not stay. It is authorized in
+    the end if it was before, but where usbguard decides about that.
     """
     if usbip_host.is_held(device):
         usbip_host.give_back(host, device, keep_unbound=False)  # It has claimed the port, too.
-    was_authorized = device.is_plugged() and device.is_authorized()
     deadline = host.now() + TAKE_SECONDS
     left = due = 0
     with _Watch(host, device.bus_id, stoppable=True) as watch, _Port(host, device) as port:
@@ -173,14 +173,18 @@ def take(host: Host, device: UsbDevice, departures: int) -> int:
     return left
 
 
-def settle(host: Host, bus_id: BusId) -> None:
-    """Return once what was given back stays on the bus with its driver, or does not come back."""
+def settle(host: Host, device: UsbDevice) -> bool:
+    """Return once what was given back stays on the bus with its driver, or does not come back.
+
+    Gives whether it is the same device.
+    """
     deadline = host.now() + SETTLE_SECONDS
-    with _Watch(host, bus_id, stoppable=False) as watch:
-        while device := watch.arrival(_is_settled, deadline):
-            with device:
-                if not watch.departure(device, host.now() + QUIET_SECONDS):
-                    return
+    with _Watch(host, device.bus_id, stoppable=False) as watch:
+        while fresh := watch.arrival(_is_settled, deadline):
+            with fresh:
+                if not watch.departure(fresh, host.now() + QUIET_SECONDS):
+                    return _identity(host, device.bus_id) == device.identity()
+    return False
 
 
 def _deconfigure(device: UsbDevice) -> None:

@@ -69,7 +69,7 @@ class Qubes:
     def leftovers(self) -> list[str]:
         """All that an ended attachment may have left, after its guest's name; has to be empty."""
         here = (
-            "ls /run/qubes-usb-proxy/*t-* /run/lab-qubesdb/*connected-to /run/lab-qubesdb/*x-pid;"
+            "ls /run/qubes-usb-proxy/[ei]* /run/lab-qubesdb/*connected-to /run/lab-qubesdb/*x-pid;"
             " ls -A /run/qubes/*; ls -d /sys/bus/usb/drivers/usbip-host/*-*;"
             # 004 is free; what a port shows meanwhile is not.
             " grep -hv -e ^hub -e ' 004 ' /sys/devices/platform/vhci_hcd.0/status*;"

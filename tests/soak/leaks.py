@@ -15,7 +15,7 @@ set -- /proc/1/fd/*; echo agent_files $#
 awk '/^(MemAvailable|SUnreclaim|KernelStack):/ { print $1, $2 }' /proc/meminfo | tr -d :
 awk '/^VmRSS:/ { print "agent_memory", $2 }' /proc/1/status
 echo slots $(cat /sys/bus/usb/drivers/usbip-host/match_busid 2>&- | wc -w)
-echo run $(find /run/qubes /run/qubes-usb-proxy -type f 2>&- | wc -l)
+echo run $(find /run/qubes /run/qubes-usb-proxy -type f ! -name 'left-*' 2>&- | wc -l)
 processes=0 usbip=0
 for folder in /proc/[0-9]*; do
     read -r name 2>&- < $folder/comm || continue

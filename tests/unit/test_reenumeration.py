@@ -44,7 +44,7 @@ def assert_configured(kernel: FakeKernel) -> None:
 
 
 def test_it_is_taken_when_it_is_back(kernel: FakeKernel, device: UsbDevice) -> None:
-    assert reenumeration.take(kernel, device, 1) == 1
+    assert reenumeration.take(kernel, device, 1, True) == 1
     assert usbip_host.is_held(device) and not device.is_configured()
     assert device.attribute("devnum") == "6"
     assert not kernel.is_claimed(PHONE)
@@ -60,7 +60,7 @@ def test_one_that_has_left_already_is_waited_for(kernel: FakeKernel, device: Usb
     kernel.unplug(PHONE)
     assert reenumeration.leaves(kernel, device)
     kernel.plug(PHONE, serial="0123", devnum="7")
-    assert reenumeration.take(kernel, device, 0) == 2
+    assert reenumeration.take(kernel, device, 0, True) == 2
     assert device.attribute("devnum") == "6"
     assert usbip_host.is_held(device) and not device.is_configured()
 
@@ -69,7 +69,7 @@ def test_one_that_stays_is_taken_a_little_later(kernel: FakeKernel, device: UsbD
     kernel.haste = 20
     del kernel.returns[PHONE]
     assert not reenumeration.leaves(kernel, device)
-    assert reenumeration.take(kernel, device, 1) == 0
+    assert reenumeration.take(kernel, device, 1, True) == 0
     assert device.attribute("devnum") == "5"
     assert usbip_host.is_held(device) and not device.is_configured()
 
@@ -79,7 +79,7 @@ def test_one_that_is_not_configured_has_no_reason_to_leave(
 ) -> None:
     device.write("authorized", "0")
     (kernel.device(PHONE) / "bConfigurationValue").write_text("\n")
-    assert reenumeration.take(kernel, device, 1) == 0
+    assert reenumeration.take(kernel, device, 1, False) == 0
     assert not device.is_authorized()
 
 
@@ -98,7 +98,7 @@ def test_nothing_else_is_taken(
     kernel.haste = 1 if comes else 3
     kernel.returns[PHONE] = comes
     with pytest.raises(NoDeviceError, match=said):
-        reenumeration.take(kernel, device, 1)
+        reenumeration.take(kernel, device, 1, True)
     assert not kernel.is_claimed(PHONE)
     assert not [line for line in kernel.written if line.startswith(("match_busid", "authorized"))]
     if comes:
@@ -117,7 +117,7 @@ def test_one_that_comes_back_at_another_speed(kernel: FakeKernel, device: UsbDev
     (port / "peer").symlink_to("../../../usb3/3-0:1.0/usb3-port4")
     kernel.plug("3-4", below="pci0000:00/usb3", serial="0123")
     with pytest.raises(NoDeviceError, match=r"at another speed: attach 3-4 \[UP-307\]"):
-        reenumeration.take(kernel, device, 1)
+        reenumeration.take(kernel, device, 1, True)
     assert kernel.driver("3-4") == "usb"
 
 
@@ -149,7 +149,7 @@ def test_one_that_never_stays(
     kernel.returns[PHONE] = [{"serial": "0123", "bConfigurationValue": "1"}]
     monkeypatch.setattr(kernel, "is_claimed", lambda _: False)
     with pytest.raises(NoDeviceError, match="again and again"):
-        reenumeration.take(kernel, device, 1)
+        reenumeration.take(kernel, device, 1, True)
 
 
 def test_a_port_that_another_program_has_claimed(kernel: FakeKernel, device: UsbDevice) -> None:
@@ -157,7 +157,7 @@ def test_a_port_that_another_program_has_claimed(kernel: FakeKernel, device: Usb
     kernel.control(hub, 0x80045518, (4).to_bytes(4, "little"))
     try:
         with pytest.raises(InUseError, match="has claimed the port"):
-            reenumeration.take(kernel, device, 1)
+            reenumeration.take(kernel, device, 1, True)
     finally:
         os.close(hub)
     assert device.is_configured()
@@ -168,7 +168,7 @@ def test_a_device_that_goes_with_its_hub(kernel: FakeKernel, device: UsbDevice) 
     kernel.unplug(PHONE)
     (kernel.tree / "dev/bus/usb/002/001").unlink()
     with pytest.raises(NoDeviceError):
-        reenumeration.take(kernel, device, 0)
+        reenumeration.take(kernel, device, 0, True)
 
 
 @pytest.mark.parametrize("usbguard", [False, True])
@@ -178,7 +178,7 @@ def test_authorization_is_as_before_unless_usbguard_decides(
     kernel.returns[PHONE] = [{"serial": "0123", "authorized": "0", "bConfigurationValue": ""}]
     if usbguard:
         kernel.command("usbguard")
-    reenumeration.take(kernel, device, 1)
+    reenumeration.take(kernel, device, 1, True)
     assert device.is_authorized() == (not usbguard)
     order = [
         line.split()[0] for line in kernel.written if line.split()[0] in ("bind", "authorized")
@@ -241,8 +241,9 @@ def test_one_that_leaves_when_it_is_set_up_is_known_from_then_on(
     if before:
         (kernel.tree / LEFT).parent.mkdir(parents=True)
         (kernel.tree / LEFT).write_text(f"{before} {KNOWN}\n")
-    kernel.before["usbip_sockfd"] = lambda: kernel.unplug(PHONE)
+    kernel.before["usbip_sockfd"] = lambda: kernel.replug(PHONE, serial="0123")
     assert run(kernel, "usb-export", PHONE) == ExitCode.NO_DEVICE
+    assert "1-1.4 left the bus when it was set up in the other qube" in kernel.said()
     assert (kernel.tree / LEFT).read_text() == f"{after} {KNOWN}\n"
 
 

@@ -83,6 +83,7 @@ def _serve(host: Host, target: Target, frontend: DomainName, entry: journal.Atta
     lock = runstate.export_lock(host, bus_id)
     leaves = host.exists(departures.path_of(bus_id))
     if not lock.acquire(LOCK_SECONDS + SETTLE_SECONDS * leaves):
+        sysfs.find(host, bus_id)
         raise InUseError("UP-401", device=bus_id)
     with lock, UsbDevice(host, sysfs.find(host, bus_id)) as device:
         if not device.matches(target):
@@ -99,10 +100,10 @@ def _serve(host: Host, target: Target, frontend: DomainName, entry: journal.Atta
             # It is unbound before the connection ends, and that before it is reset (stub_dev.c).
             was_there = usbip_host.is_held(device)
             has_left = not was_there and host.now() < link.sent_at + EARLY_SECONDS
-            _end(host, device, link, has_left)
+            is_back = _end(host, device, link, has_left)
             lock.note("")
-        if has_left:
-            raise NoDeviceError("UP-309", device=bus_id)
+            if has_left and is_back:
+                raise NoDeviceError("UP-309", device=bus_id)
         why = journal.DETACHED_THERE if was_there else journal.UNPLUGGED
         entry.detached(leftovers.why_stopped(host) or why)
 
@@ -118,10 +119,7 @@ def _export(
     entry.product = device.product()
     link.use_both_ways()
     link.send(_prepare(host, device))
-    try:
-        usbip_host.hand_over(device, host.link)
-    except NoDeviceError:
-        return  # It has left, which the end is prepared for.
+    usbip_host.hand_over(device, host.link)
     link.is_handed_over = True
     qubesdb.publish(host, device.bus_id, frontend)
     entry.attached()
@@ -133,11 +131,12 @@ def _prepare(host: Host, device: UsbDevice) -> bytes:
 
     Gives the line that tells the other qube what it gets.
     """
+    was_authorized = device.is_authorized()
     count = departures.recall(host, device.bus_id, device.identity())
     if count is None:
         count = int(device.property(REENUMERATES) == "1")
     if count:
-        return _take_when_back(host, device, count)
+        return _take_when_back(host, device, count, was_authorized)
     try:
         usbip_host.take(host, device)
         if device.property("QUBES_USB_RESET") == "1" or host.exists(RESET_ON_ATTACH):
@@ -148,13 +147,13 @@ def _prepare(host: Host, device: UsbDevice) -> bytes:
 
         if not reenumeration.leaves(host, device):
             raise
-        return _take_when_back(host, device, 0)
+        return _take_when_back(host, device, 0, was_authorized)
 
 
-def _take_when_back(host: Host, device: UsbDevice, count: int) -> bytes:
+def _take_when_back(host: Host, device: UsbDevice, count: int, was_authorized: bool) -> bytes:
     from usb_proxy import reenumeration  # noqa: PLC0415 (most devices do without its import)
 
-    count = reenumeration.take(host, device, count)
+    count = reenumeration.take(host, device, count, was_authorized)
     departures.remember(host, device.bus_id, device.identity(), count)
     return _offer(host, device)
 
@@ -164,10 +163,11 @@ def _offer(host: Host, device: UsbDevice) -> bytes:
     return handshake.encode(device.devid(), device.attribute("speed"))
 
 
-def _end(host: Host, device: UsbDevice, link: qrexec.Link, has_left: bool) -> None:
+def _end(host: Host, device: UsbDevice, link: qrexec.Link, has_left: bool) -> bool:
     """End the connection if it is there, and give the device back; dom0 is told at once.
 
-    `has_left` means that it left the bus because it was handed over; that is remembered.
+    `has_left` means that it left the bus soon after it was handed over. If it was not unplugged,
+    but comes back, that is remembered. Gives whether it was waited for and is there again.
     """
     try:
         if link.is_handed_over:
@@ -177,13 +177,15 @@ def _end(host: Host, device: UsbDevice, link: qrexec.Link, has_left: bool) -> No
             link.end(host.now() + RESET_SECONDS)
         leftovers.give_back(host, device)
     count = departures.recall(host, device.bus_id, device.identity()) or 0
-    if has_left:
+    if not (count or has_left):
+        return False
+    from usb_proxy import reenumeration  # noqa: PLC0415
+
+    is_back = reenumeration.settle(host, device)
+    if has_left and is_back:
         count = min(count + 1, DEPARTURES)
         departures.remember(host, device.bus_id, device.identity(), count)
-    if count:
-        from usb_proxy import reenumeration  # noqa: PLC0415
-
-        reenumeration.settle(host, device.bus_id)
+    return is_back
 
 
 def _allow_in_usbguard(host: Host, device: UsbDevice) -> None:
