@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.conftest import faults, faulty_lab
 from tests.integration.conftest import Qubes, qubes, running_lab
 from tests.lab.guests import Guest
 from tests.lab.router import Call, Completed
 
-__all__ = ["qubes", "running_lab"]
+__all__ = ["faults", "faulty_lab", "qubes", "running_lab"]
 
 HERE = Path(__file__).parent
 SERIAL = "0123456789ABCDEF"
