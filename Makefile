@@ -216,10 +216,10 @@ check-packages: $(VENV) ## the tests of all packages: as root, for their install
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/packaging
 
-check-lab: $(VENV) deb ## the tests in the lab, with a short part of those of faults
+check-lab: $(VENV) deb ## the tests in the lab, with a short part of those of faults and phones
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/lab tests/integration tests/bench
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) -m short tests/faults
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/phones/test_attach.py
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) -m short tests/phones
 
 check-faults: $(VENV) deb ## whatever dies, or is pulled out, or lies: all tests of faults
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/faults

@@ -152,7 +152,7 @@ def take(host: Host, device: UsbDevice, departures: int, was_authorized: bool) -
             try:
                 port.claim()
                 if device.is_configured():
-                    _deconfigure(device)
+                    _set(device, "bConfigurationValue", "-1")
                     due = left + max(departures, 1)
                 if left >= due or not watch.departure(device, host.now() + LEAVE_SECONDS):
                     port.release()
@@ -169,7 +169,7 @@ def take(host: Host, device: UsbDevice, departures: int, was_authorized: bool) -
         else:
             raise NoDeviceError("UP-308", device=device.bus_id)
     if was_authorized and not device.is_authorized() and host.find_command("usbguard") is None:
-        device.write("authorized", "1")
+        _set(device, "authorized", "1")
     return left
 
 
@@ -187,9 +187,9 @@ def settle(host: Host, device: UsbDevice) -> bool:
     return False
 
 
-def _deconfigure(device: UsbDevice) -> None:
+def _set(device: UsbDevice, name: str, text: str) -> None:
     try:
-        device.write("bConfigurationValue", "-1")
+        device.write(name, text)
     except OSError as error:
         raise NoDeviceError("UP-302", device=device.bus_id, reason=reason(error)) from error
 

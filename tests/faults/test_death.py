@@ -187,7 +187,7 @@ def test_death_at_every_step(faults: Faults, case: Case) -> None:
 
 QUBES = (
     (BACKEND, "usb-export", "attach", "usbip_host.take write bind"),
-    (BACKEND, "usb-export", "attach", "usb_export._export lstat usb-reset-on-attach"),
+    (BACKEND, "usb-export", "attach", "usb_export._prepare lstat usb-reset-on-attach"),
     (BACKEND, "usb-export", "attach", HANDED_OVER),
     (BACKEND, "usb-export", "attach", "qrexec.Link.await_end poll"),
     (BACKEND, "usb-export", "detach in work", "qrexec.Link.end shutdown"),

@@ -145,10 +145,11 @@ def test_reset_by_udev_property(qubes: Qubes, stick: str) -> None:
 
 
 def test_rule_for_the_nitrokey_bootloader_is_valid(qubes: Qubes, stick: str) -> None:
-    rules = "/usr/lib/udev/rules.d/80-qubes-usb-reset.rules"
-    change = f"sed 's/20a0/46f4/; s/42dd/0001/' {rules} > /run/udev/rules.d/80-test.rules"
+    rules = qubes.backend.read("/usr/lib/udev/rules.d/80-qubes-usb-reset.rules").decode()
+    rules = rules.replace("20a0", "46f4").replace("42dd", "0001")
+    qubes.backend.write("/run/udev/rules.d/80-test.rules", rules)
+    qubes.backend.run("udevadm control --reload")
     show = f"udevadm settle; udevadm info /sys/bus/usb/devices/{stick}"
-    qubes.backend.run(f"{change}; udevadm control --reload")
     qubes.backend.unplug("stick")
     assert qubes.plug_storage("stick") == stick
     try:

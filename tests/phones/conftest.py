@@ -31,6 +31,11 @@ STEPS: dict[str, tuple[str, dict[str, object]]] = {
 LEFT = "/run/qubes-usb-proxy/left-*"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What is run by `make check`."""
+    config.addinivalue_line("markers", "short: run by `make check`, too")
+
+
 class Phone:
     """The gadget of `gadget.py`."""
 
@@ -52,6 +57,11 @@ class Phone:
     def settled(self) -> str:
         """Its bus id, once it is there with its driver and a configuration."""
         return self.qubes.bus_id(f"serial={SERIAL}", 'driver && grep -q . "$d"/bConfigurationValue')
+
+    def is_settled(self) -> bool:
+        """Whether it has its driver and a configuration right now."""
+        look = "grep -q . bConfigurationValue && test -e driver"
+        return self.backend.run(f"cd {self.sysfs()} && {look}", check=False).code == 0
 
     def behave(self, **settings: object) -> None:
         """From now on it leaves and returns like this, see `gadget.py`."""

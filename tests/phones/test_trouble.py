@@ -10,7 +10,6 @@ from tests.integration.test_exporter import usbguard
 from tests.lab.guests import Guest
 
 from .conftest import HERE, STEPS, UDC, Phone
-from .test_attach import KILL
 
 __all__ = ["usbguard"]
 
@@ -25,30 +24,6 @@ def test_delays(qubes: Qubes, phone: Phone, drop: float, away: float, bounces: i
     phone.attached()
     assert qubes.take_back(phone.bus_id).code == 0
     assert phone.settled() == phone.bus_id
-
-
-@pytest.mark.parametrize("when", ["held", "handed over", "attached", "given back"])
-def test_the_exporter_is_killed_later(qubes: Qubes, phone: Phone, when: str) -> None:
-    phone.interrupted(when, KILL)
-    assert qubes.await_clean() == []
-    phone.behave()
-    assert phone.settled() == phone.bus_id
-    phone.attached()
-    assert qubes.take_back(phone.bus_id).code == 0
-
-
-@pytest.mark.parametrize("number", range(12))
-def test_the_exporter_is_killed_at_any_time(qubes: Qubes, phone: Phone, number: int) -> None:
-    delay = f"sleep {number * 0.4}"
-    qubes.backend.start_command(
-        f"until pgrep -f '[l]aunch usb-export'; do :; done; {delay}; {KILL}"
-    )
-    qubes.attach(phone.bus_id)
-    qubes.detach(phone.bus_id)
-    assert qubes.await_clean(40) == []
-    assert phone.settled() == phone.bus_id
-    phone.attached()
-    assert qubes.take_back(phone.bus_id).code == 0
 
 
 @pytest.mark.parametrize("when", STEPS)
@@ -180,6 +155,7 @@ def test_a_device_that_stays_is_not_waited_for_again(qubes: Qubes) -> None:
     assert qubes.take_back(stick).code == 0
 
 
+@pytest.mark.short
 @pytest.mark.usefixtures("marked")
 def test_another_device_on_the_same_bus_meanwhile(qubes: Qubes) -> None:
     """It has its driver at once, and was authorized all the time, as the whole bus."""

@@ -159,7 +159,8 @@ class FakeKernel(FakeMachine):
             return
         ends = tuple(f"{mark}{int.from_bytes(argument, sys.byteorder)}" for mark in "-.")
         plugged = [path.name for path in (self.usb / "devices").iterdir()]
-        bus_id = next(name for name in [*self.returns, *plugged] if name.endswith(ends))
+        names = (name for name in [*self.returns, *plugged] if name.endswith(ends))
+        bus_id = next(names, "")
         is_held = bus_id in plugged and self.driver(bus_id) == "usbip-host"
         if is_held or self.is_claimed(bus_id):
             fail(errno.EBUSY)

@@ -147,7 +147,7 @@ def _prepare(host: Host, device: UsbDevice) -> bytes:
 
         if not reenumeration.leaves(host, device):
             raise
-        return _take_when_back(host, device, 0, was_authorized)
+    return _take_when_back(host, device, 0, was_authorized)
 
 
 def _take_when_back(host: Host, device: UsbDevice, count: int, was_authorized: bool) -> bytes:
