@@ -136,7 +136,7 @@ def leaves(host: Host, device: UsbDevice) -> bool:
 
 
 def take(host: Host, device: UsbDevice, departures: int, was_authorized: bool) -> int:
-    """Move a device to usbip-host without a configuration: gives how often it left the bus.
+    """Move a device to usbip-host without a configuration: gives how often it leaves the bus.
 
     It may have gone already, and is expected to leave `departures` times after it was deconfigured.
     `device`, whose identity has been asked for, stands for what comes back from then on;
@@ -170,7 +170,8 @@ def take(host: Host, device: UsbDevice, departures: int, was_authorized: bool) -
             raise NoDeviceError("UP-308", device=device.bus_id)
     if was_authorized and not device.is_authorized() and host.find_command("usbguard") is None:
         _set(device, "authorized", "1")
-    return left
+    # One that had no configuration had no reason to leave.
+    return left if left or due else departures
 
 
 def settle(host: Host, device: UsbDevice) -> bool:

@@ -135,8 +135,7 @@ class UsbDevice:
             except OSError:
                 untrusted_serial = ""
             serial = printable(untrusted_serial.encode(errors="replace"), SERIAL_LIMIT)
-            vendor, product = self.attribute("idVendor"), self.attribute("idProduct")
-            self._identity = f"{vendor}:{product} {serial}"
+            self._identity = f"{self.product()} {serial}"
         return self._identity
 
     def is_configured(self) -> bool:

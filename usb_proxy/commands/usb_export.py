@@ -193,8 +193,7 @@ def _allow_in_usbguard(host: Host, device: UsbDevice) -> None:
     if host.find_command("usbguard") is None:
         return
     # Not the port alone: another device may be in it by now.
-    kind = f"{device.attribute('idVendor')}:{device.attribute('idProduct')}"
-    rule = f'id {kind} via-port "{device.bus_id}"'
+    rule = f'id {device.product()} via-port "{device.bus_id}"'
     code, untrusted_errors = host.run(["usbguard", "allow-device", rule])
     if code and not device.is_authorized():
         said = printable(untrusted_errors) or f"exit code {code}"
