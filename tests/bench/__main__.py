@@ -12,7 +12,9 @@ from usb_proxy.dom0.usb_ids import USB_IDS
 
 from . import dom0, machine, report, witness
 
-CASES = ("attach", "high", "detach", "unplug", "start", "cost", "data", "first", "ten", "move")
+CASES = (
+    "attach", "high", "detach", "unplug", "start", "cost", "data", "stream", "first", "ten", "move"
+)
 
 
 def main() -> int:

@@ -4,42 +4,61 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from . import cases, cost, machine
+from . import cases, cost, isochronous, machine
 from .cases import HIGH, STICKS, SUPER, VENDOR_PRODUCT
 from .qubes import Qubes
 
 FLOOR = "floor"
 COSTLY_RUNS = 3
+STREAM = 50
+"""Completed requests for each run."""
 
 Results = dict[str, dict[str, list[float]]]
 
 
-def measure(qubes: Qubes, case: str, runs: int, count: int) -> Iterator[cases.Row]:
+def attaches(qubes: Qubes, runs: int) -> Iterator[cases.Row]:
+    """Attaching a SuperSpeed device, and what of that is the stand-in for qrexec."""
+    yield "an empty call through the stand-in for qrexec", cases.empty_calls(qubes, runs)
+    yield "attach, SuperSpeed", cases.attaches(qubes, SUPER, SUPER, runs)
+    name = "attach, SuperSpeed, by vendor and product"
+    yield name, cases.attaches(qubes, SUPER, VENDOR_PRODUCT, runs)
+
+
+def measure(qubes: Qubes, case: str, runs: int, count: int) -> Iterable[cases.Row]:
     """The rows of one case."""
-    if case == "attach":
-        yield "an empty call through the stand-in for qrexec", cases.empty_calls(qubes, runs)
-        yield "attach, SuperSpeed", cases.attaches(qubes, SUPER, SUPER, runs)
-        name = "attach, SuperSpeed, by vendor and product"
-        yield name, cases.attaches(qubes, SUPER, VENDOR_PRODUCT, runs)
-    elif case == "first":
-        yield "attach, SuperSpeed, first after boot", cases.first_attaches(qubes, runs)
-    elif case == "high":
-        yield "attach, high speed", cases.attaches(qubes, HIGH, HIGH, runs)
-    elif case == "detach":
-        yield from cases.detaches(qubes, runs)
-    elif case == "move":
-        yield from cases.moves(qubes, runs, count)
-    elif case == "unplug":
-        yield from cases.unplugs(qubes, runs)
-    elif case == "ten":
-        yield from cases.ten(qubes, runs, count)
-    elif case == "cost":
-        yield from cost.attached(qubes, min(runs, COSTLY_RUNS), min(count, 64) * cost.MIB)
-    elif case == "start":
-        yield from cost.starts(qubes, runs)
+    few = min(runs, COSTLY_RUNS)
+    rows: dict[str, Callable[[], Iterable[cases.Row]]] = {
+        "attach": lambda: attaches(qubes, runs),
+        "first": lambda: [
+            ("attach, SuperSpeed, first after boot", cases.first_attaches(qubes, runs))
+        ],
+        "high": lambda: [("attach, high speed", cases.attaches(qubes, HIGH, HIGH, runs))],
+        "detach": lambda: cases.detaches(qubes, runs),
+        "move": lambda: cases.moves(qubes, runs, count),
+        "unplug": lambda: cases.unplugs(qubes, runs),
+        "ten": lambda: cases.ten(qubes, runs, count),
+        "cost": lambda: cost.attached(qubes, few, min(count, 64) * cost.MIB),
+        "stream": lambda: isochronous.attached(qubes, STREAM * runs),
+        "start": lambda: cost.starts(qubes, runs),
+        "data": lambda: [],
+    }
+    return rows[case]()
+
+
+def measure_floor(case: str, runs: int) -> Iterable[cases.Row]:
+    """What the machine needs for it without any implementation."""
+    few = min(runs, COSTLY_RUNS)
+    rows: dict[str, Callable[[], Iterable[cases.Row]]] = {
+        "attach": lambda: cases.floor(SUPER, runs),
+        "high": lambda: cases.floor(HIGH, runs),
+        "cost": lambda: cost.empty_interpreters(few),
+        "data": lambda: cost.buffers(SUPER, few),
+        "stream": lambda: isochronous.floor(STREAM * runs),
+    }
+    return rows.get(case, list)()
 
 
 def main(arguments: list[str]) -> int:
@@ -67,18 +86,17 @@ def run(implementations: dict[str, Qubes], wanted: list[str], runs: int, count: 
     """Measure each case of the floor and of each implementation."""
     found: Results = {FLOOR: {}}
     for case in wanted:
-        device = HIGH if case == "high" else SUPER
         if case == "high":
             machine.unplug(SUPER, STICKS[SUPER])
             machine.plug(HIGH, "high")
-        if case in ("attach", "high"):
-            found[FLOOR].update(cases.floor(device, runs))
-        if case == "data":
-            found[FLOOR].update(cost.buffers(SUPER, min(runs, COSTLY_RUNS)))
-            continue
+        if case == "stream":
+            machine.plug(isochronous.CARD, "card")
+        found[FLOOR].update(measure_floor(case, runs))
         for name, qubes in implementations.items():
             machine.ask(f"say {case} of {name}")
             found.setdefault(name, {}).update(measure(qubes, case, runs, count))
+        if case == "stream":
+            machine.unplug(isochronous.CARD, "card")
         if case == "high":
             machine.unplug(HIGH, "high")
             machine.plug(SUPER, STICKS[SUPER])

@@ -21,6 +21,9 @@ IDLE_SECONDS = 60
 BUSY_SECONDS = 5
 """From one MiB to the next."""
 
+BUFFERS = (None, 64 << 10, 1 << 20, 4 << 20)
+"""Sizes of a socket's buffers to try, in bytes; None for the kernel's own."""
+
 
 def memory(pids: list[int]) -> dict[str, float]:
     """Megabytes of processes together."""
@@ -91,12 +94,8 @@ def attached(qubes: Qubes, runs: int, size: int = SIZE) -> Iterator[Row]:
         (disk,) = machine.disks()
         time.sleep(1)
         pids = qubes.processes()
-        add("processes of an attached device", len(pids))
-        sizes = memory(pids)
-        add("resident, both sides, MB", sizes["Rss"])
-        add("proportional, both sides, MB", sizes["Pss"])
-        add("private, both sides, MB", sizes["Private_Clean"] + sizes["Private_Dirty"])
-        add("peak resident, both sides, MB", sizes["VmHWM"])
+        add_sizes(found, pids)
+        add("peak resident, both sides, MB", memory(pids)["VmHWM"])
         for name in ("idle", "busy"):
             before, forks = activity(pids), Forks(pids)
             end = time.monotonic() + IDLE_SECONDS
@@ -124,9 +123,42 @@ def attached(qubes: Qubes, runs: int, size: int = SIZE) -> Iterator[Row]:
     yield from found.items()
 
 
+def add_sizes(found: dict[str, list[float]], pids: list[int]) -> None:
+    """The rows about the memory of the processes of an attached device, and how many they are."""
+    sizes = memory(pids)
+    for name, value in (
+        ("processes of an attached device", len(pids)),
+        ("resident, both sides, MB", sizes["Rss"]),
+        ("proportional, both sides, MB", sizes["Pss"]),
+        ("private, both sides, MB", sizes["Private_Clean"] + sizes["Private_Dirty"]),
+    ):
+        found.setdefault(name, []).append(value)
+
+
+def empty_interpreters(runs: int) -> Iterator[Row]:
+    """The memory of as many interpreters that have imported nothing, each with its shell."""
+    found: dict[str, list[float]] = {}
+    wait = "/usr/bin/python3 -IS -c 'print(flush=True); input()'; exit $?"
+    for _ in range(runs):
+        shells = [
+            subprocess.Popen(["/bin/sh", "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            for _ in range(2)
+        ]
+        pids = []
+        for shell in shells:
+            assert shell.stdout is not None
+            shell.stdout.readline()
+            children = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()
+            pids += [shell.pid, *map(int, children)]
+        add_sizes(found, pids)
+        for shell in shells:
+            shell.communicate(b"\n")
+    yield from found.items()
+
+
 def buffers(bus_id: str, runs: int) -> Iterator[Row]:
     """How fast a device is read through sockets with buffers of several sizes, without qrexec."""
-    for size in (None, 64 << 10, 1 << 20, 4 << 20):
+    for size in BUFFERS:
         low = Floor()
         low.attach(bus_id, size)
         machine.await_disks()

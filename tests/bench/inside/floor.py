@@ -18,7 +18,7 @@ from usb_proxy.uevents import Uevents
 
 DRIVER = "/sys/bus/usb/drivers/usbip-host"
 VHCI = "/sys/devices/platform/vhci_hcd.0"
-SPEEDS = {"480": (3, "hs"), "5000": (5, "ss")}
+SPEEDS = {"12": (2, "hs"), "480": (3, "hs"), "5000": (5, "ss")}
 WAIT_SECONDS = 20
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 
@@ -85,6 +85,10 @@ class Floor:
                   f"{fields[1]} {self._ends[1].fileno()} {bus << 16 | device} {speed}")
             self._path = await_event(events, "bind", is_imported)
         return 1e3 * (time.monotonic() - start)
+
+    def folder(self) -> Path:
+        """Where the attached device is in sysfs."""
+        return Path(f"/sys{self._path}")
 
     def detach(self, bus_id: str) -> tuple[float, float]:
         """Detach at the frontend: the ms until it has gone there, and more until it is back."""

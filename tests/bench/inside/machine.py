@@ -69,6 +69,11 @@ def disks() -> list[str]:
     return [Path(p).name for p in glob.glob(f"{VHCI}/usb*/*-*/*:1.0/host*/target*/*/block/sd*")]
 
 
+def imported() -> list[Path]:
+    """The devices that came from another qube."""
+    return [Path(p).parent for p in glob.glob(f"{VHCI}/usb*/*-*/busnum")]
+
+
 def await_disks(count: int = 1) -> None:
     """Wait until attached sticks have become disks."""
     await_true(lambda: len(disks()) == count)
