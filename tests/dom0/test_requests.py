@@ -164,7 +164,7 @@ def test_what_the_user_reads(world: World, code: int, said: bytes, sentence: str
 
 def test_a_service_that_does_not_answer(world: World) -> None:
     world.seconds = 9999
-    with pytest.raises(QubesException, match="gave no answer for 120 seconds"):
+    with pytest.raises(QubesException, match="gave no answer for 125 seconds"):
         run(world.attach(world.work))
     assert not world.rules.exists()
 

@@ -7,6 +7,7 @@ printable ASCII; the docstring tells what else holds.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -209,9 +210,10 @@ _DEVICE = _make_device()
 
 
 def _device(data: bytes) -> sysfs.UsbDevice:
-    """A device all of whose files say the same."""
-    _DEVICE._host = Shelf(data)
-    return _DEVICE
+    """A device all of whose files say the same, and that has not been asked for anything yet."""
+    device = copy.copy(_DEVICE)
+    device._host = Shelf(data)
+    return device
 
 
 def at_attributes(data: bytes) -> None:
@@ -222,6 +224,7 @@ def at_attributes(data: bytes) -> None:
         require(device.refusal() is None or "is a hub" in str(device.refusal()))
         require(device.number("usbip_status") >= 0)
         require(device.devid() >= 0, device.devid())
+        require(re.fullmatch(r"[ -~]{,140}", device.identity()), device.identity())
 
 
 def at_property(data: bytes) -> None:
@@ -246,6 +249,7 @@ def at_report(data: bytes) -> None:
     """
     code, data = (data[0], data[1:]) if data else (None, b"")
     said, _, errors = data.partition(b"\0\0")
+    host = Host()
     pipes = []
     for text in (said, errors):
         reader, writer = os.pipe()
@@ -253,7 +257,7 @@ def at_report(data: bytes) -> None:
         os.close(writer)
         pipes.append(reader)
     try:
-        heard = usb_attach._listen(Host(), *pipes)
+        heard = usb_attach._listen(host, pipes[0], pipes[1], host.now() + 1)
     finally:
         for reader in pipes:
             os.close(reader)

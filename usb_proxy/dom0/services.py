@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from usb_proxy.dom0.policy import CallRules
     from usb_proxy.dom0.qubesd import Qube
 
-ATTACH_SECONDS = 120.0
+ATTACH_SECONDS = 125.0
 """More than qubes.USBAttach waits for its call, so that it is the one to tell why."""
 
 DETACH_SECONDS = 60.0
