@@ -68,6 +68,9 @@ def kill(qubes: Qubes, phone: Phone, faults: Faults, step: str) -> None:
     assert faults.await_fired(qubes.backend)[1] == f"usb-export: {step}"
     assert qubes.await_clean(40) == []
     assert phone.settled() == phone.bus_id
+    bus = f"/sys/bus/usb/devices/usb{phone.bus_id.partition('-')[0]}"
+    for file in (f"{phone.sysfs()}/authorized", f"{bus}/authorized_default"):
+        assert qubes.backend.read(file) == b"1\n"
 
 
 @pytest.mark.short
