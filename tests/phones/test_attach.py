@@ -20,6 +20,8 @@ def test_attached_detached_and_attached_again_at_once(qubes: Qubes, phone: Phone
     qubes.backend.run(": > /run/phone/log; sleep 2")
     assert phone.departures() == 0
     assert phone.is_settled()
+    slots = "cat /sys/bus/usb/drivers/usbip-host/match_busid"
+    assert phone.bus_id not in qubes.backend.run(slots).text.split()
 
 
 def test_one_that_nobody_knows_of(qubes: Qubes, phone: Phone) -> None:
