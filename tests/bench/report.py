@@ -108,7 +108,8 @@ def keep(found: Results) -> None:
     for name, measured in found.items():
         values = kept.setdefault(name, {})
         values.update({row: [float(f"{v:.6g}") for v in times] for row, times in measured.items()})
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    # A line for each row of the table.
+    RESULTS.write_text(json.dumps(kept).replace("], ", "],\n") + "\n")
     main()
 
 
