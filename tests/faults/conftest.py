@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The lab with faults: injecting them, and what has to hold after each."""
 
+import contextlib
 import hashlib
 import re
 import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,10 @@ class Faults(Qubes):
         """Kill a guest's machine and boot it afresh, with the tracer."""
         guest.restart()
         self.install(guest)
+
+    def guest(self, name: str) -> Guest:
+        """The guest of this name."""
+        return self.backend if name == self.backend.name else self.frontend
 
     # Faults
 
@@ -120,6 +126,25 @@ class Faults(Qubes):
     def allowed_no_more(self, device: str) -> None:
         """Take the rule of `start_attach` out again."""
         self.lab.revoke("qubes.USB", device, self.frontend, self.backend)
+
+    @contextlib.contextmanager
+    def standing(self, case: Case, device: str) -> Iterator[tuple[Call, Callable[[], None]]]:
+        """The case's attach or detach under way, while its program stands still at its step.
+
+        Gives the call, and what lets the program go on. The rule for an attach ends with this.
+        """
+        data, guest = case.data, self.guest(case.data["guest"])
+        self.arm(guest, data["program"], data["step"], "STOP")
+        if data["journey"] == "attach":
+            call = self.start_attach(device)
+        else:
+            done = self.attach(device)
+            assert (done.code, done.stderr) == (0, b"")
+            call = self.start_detach(device, data["journey"].removeprefix("detach in "))
+        try:
+            yield call, partial(self.resume, guest, self.await_stopped(guest))
+        finally:
+            self.allowed_no_more(device)
 
     def stick(self) -> str:
         """The bus id of the stick in sys-usb, plugged in if it is not there."""

@@ -3,7 +3,6 @@
 
 from collections.abc import Callable, Iterator
 
-from tests.lab.guests import Guest
 from tests.lab.router import Completed
 
 from . import steps
@@ -18,28 +17,12 @@ KEYBOARD = "0x0627.0x0001"
 TABLET = "056a"
 
 
-def guest_of(faults: Faults, case: Case) -> Guest:
-    return faults.backend if case.data["guest"] == BACKEND else faults.frontend
-
-
-def during(
-    faults: Faults, case: Case, device: str, name: str, act: Callable[[], object]
-) -> Completed:
+def during(faults: Faults, case: Case, device: str, act: Callable[[], object]) -> Completed:
     """Stop the case's program at its step, `act`, let it go on; gives the command's end."""
-    guest, journey = guest_of(faults, case), case.data["journey"]
-    faults.arm(guest, case.data["program"], case.data["step"], "STOP")
-    if journey != "attach":
-        assert faults.attach(name).code == 0
-    if journey == "attach":
-        call = faults.start_attach(name)
-    else:
-        call = faults.start_detach(device, FRONTEND if journey.endswith(FRONTEND) else BACKEND)
-    stopped = faults.await_stopped(guest)
-    act()
-    faults.resume(guest, stopped)
-    done = call.wait(120)
-    faults.allowed_no_more(name)
-    return done
+    with faults.standing(case, device) as (call, resume):
+        act()
+        resume()
+        return call.wait(120)
 
 
 def cases(name: str, parts: dict[tuple[str, str, str], tuple[str, ...]]) -> Iterator[Case]:
@@ -85,7 +68,7 @@ def test_unplugged(faults: Faults, case: Case) -> None:
         faults.backend.unplug(STICK)
         faults.backend.wait_for(GONE.format(device))
 
-    faults.check(case, during(faults, case, device, device, pull))
+    faults.check(case, during(faults, case, device, pull))
 
 
 # The hub above is unplugged.
@@ -127,7 +110,7 @@ def test_its_hub_is_unplugged(faults: Faults, case: Case) -> None:
         faults.backend.unplug("hub")
         faults.backend.wait_for(GONE.format(device))
 
-    faults.check(case, during(faults, case, device, device, pull))
+    faults.check(case, during(faults, case, device, pull))
 
 
 # Another device in the same port.
@@ -156,7 +139,7 @@ def test_another_kind_of_device_in_its_port(faults: Faults, case: Case) -> None:
         faults.backend.plug("usb-wacom-tablet", "tablet", port="1")
         assert faults.bus_id(f"idVendor={TABLET}") == device
 
-    done = during(faults, case, device, KEYBOARD, swap)
+    done = during(faults, case, KEYBOARD, swap)
     assert done.code != 0
     assert faults.connected_to(device) is None
     assert faults.driver(device) == "usb"

@@ -117,8 +117,7 @@ def cases_of(part: Part) -> Iterator[Case]:
 def befall(faults: Faults, case: Case, device: str) -> Completed | None:
     """Let it happen: what became of the command that was under way."""
     data = case.data
-    guest = faults.backend if data["guest"] == BACKEND else faults.frontend
-    journey = data["journey"]
+    guest, journey = faults.guest(data["guest"]), data["journey"]
     faults.arm(guest, data["program"], data["step"], data["action"])
     if journey != "attach":
         done = faults.attach(device)
@@ -214,18 +213,10 @@ CASES += QUBE_CASES
 
 @each(QUBE_CASES)
 def test_a_qube_is_killed(faults: Faults, case: Case) -> None:
-    data, device = case.data, faults.stick()
-    guest = faults.backend if data["guest"] == BACKEND else faults.frontend
-    faults.arm(guest, data["program"], data["step"], "STOP")
-    if data["journey"] == "attach":
-        call = faults.start_attach(device)
-    else:
-        assert faults.attach(device).code == 0
-        call = faults.start_detach(device, data["journey"].removeprefix("detach in "))
-    faults.await_stopped(guest)
-    guest.kill()
-    done = call.wait(120)
-    faults.allowed_no_more(device)
+    guest = faults.guest(case.data["guest"])
+    with faults.standing(case, faults.stick()) as (call, _):
+        guest.kill()
+        done = call.wait(120)
     faults.restart(guest)
     faults.check(case, done)
 
@@ -244,7 +235,7 @@ DOM0_CASES = [
         data={
             "guest": part.guest,
             "program": part.program,
-            "journey": part.journey,
+            "journey": "detach in work" if part.journey == "detach" else part.journey,
             "step": step,
             "what": name,
         },
@@ -258,22 +249,12 @@ CASES += DOM0_CASES
 
 @each(DOM0_CASES)
 def test_dom0_is_killed(faults: Faults, case: Case) -> None:
-    data, device = case.data, faults.stick()
-    guest = faults.backend if data["guest"] == BACKEND else faults.frontend
-    faults.arm(guest, data["program"], data["step"], "STOP")
-    if data["journey"] == "attach":
-        call = faults.start_attach(device)
-    else:
-        assert faults.attach(device).code == 0
-        side = FRONTEND if data["journey"] == "detach" else data["journey"].split()[-1]
-        call = faults.start_detach(device, side)
-    stopped = faults.await_stopped(guest)
-    if data["what"].startswith("the call"):
-        call.cancel()
-    else:
-        faults.lab.lose_connections()
-    faults.allowed_no_more(device)
-    faults.resume(guest, stopped)
+    with faults.standing(case, faults.stick()) as (call, resume):
+        if case.data["what"].startswith("the call"):
+            call.cancel()
+        else:
+            faults.lab.lose_connections()
+    resume()
     faults.check(case, call.wait(60))
 
 

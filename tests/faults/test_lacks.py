@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab.guests import BACKEND, FRONTEND, Guest
+from tests.lab.guests import BACKEND, FRONTEND
 
 from .conftest import Faults
 from .table import After, Case, each
@@ -150,10 +150,6 @@ PORTS = [
 CASES = [*SPOILED, NO_QUBESDB, *FULL_RUN, *PORTS]
 
 
-def guest_of(faults: Faults, name: str) -> Guest:
-    return faults.backend if name == BACKEND else faults.frontend
-
-
 @pytest.fixture
 def spoil(faults: Faults) -> Iterator[Callable[[str, str, str], None]]:
     """Make a service of a guest start in a mount name space in which a shell did something."""
@@ -162,7 +158,7 @@ def spoil(faults: Faults) -> Iterator[Callable[[str, str, str], None]]:
         then = f'exec /etc/qubes-rpc/{service} "$@"'
         script = f"{how}\n{then}\n"
         program = f'#!/bin/sh\nexec unshare --mount /bin/sh -c {shlex.quote(script)} sh "$@"\n'
-        guest_of(faults, guest).write(f"/usr/local/etc/qubes-rpc/{service}", program, 0o755)
+        faults.guest(guest).write(f"/usr/local/etc/qubes-rpc/{service}", program, 0o755)
 
     yield put
     faults.run_both("rm -f /usr/local/etc/qubes-rpc/*")

@@ -39,7 +39,7 @@ FROZEN_ATTACHING = [
         told="the backend sent no answer in time|the device does not answer|did not come about",
         may_succeed=True,
         after=After.EITHER,
-        data={"guest": guest, "program": program, "step": step},
+        data={"guest": guest, "program": program, "journey": "attach", "step": step},
     )
     for guest, program, step in (
         (BACKEND, "usb-export", "runstate.Lock.acquire lockf"),
@@ -58,10 +58,6 @@ KERNELS = [
 CASES = [*SUSPEND, UNPREPARED, *FROZEN, *FROZEN_ATTACHING, *KERNELS]
 
 
-def guest_of(faults: Faults, name: str) -> Guest:
-    return faults.backend if name == BACKEND else faults.frontend
-
-
 def suspend(guest: Guest) -> None:
     """Suspend a guest to idle, and wake it again after 5 s (the kernel's power/pm_test)."""
     guest.run(
@@ -77,7 +73,7 @@ def test_suspend(faults: Faults, case: Case) -> None:
     stick = faults.stick()
     assert faults.attach(stick).code == 0
     faults.check_attached(stick)
-    guests = [guest_of(faults, name) for name in case.data["order"].split()]
+    guests = [faults.guest(name) for name in case.data["order"].split()]
     for guest in guests:
         done = guest.run("/etc/qubes/suspend-pre.d/usb-detach-all.sh")
         assert (done.code, done.stdout, done.stderr) == (0, b"", b"")
@@ -98,7 +94,7 @@ def test_suspend_without_detaching(faults: Faults, case: Case) -> None:
 def test_frozen_while_attached(faults: Faults, case: Case) -> None:
     stick = faults.stick()
     assert faults.attach(stick).code == 0
-    freeze(guest_of(faults, case.data["guest"]), float(case.data["seconds"]))
+    freeze(faults.guest(case.data["guest"]), float(case.data["seconds"]))
     faults.check_attached(stick)
     faults.check(case, None)
 
@@ -114,17 +110,10 @@ def freeze(guest: Guest, seconds: float) -> None:
 
 @each(FROZEN_ATTACHING)
 def test_frozen_while_attaching(faults: Faults, case: Case) -> None:
-    stick = faults.stick()
-    guest = guest_of(faults, case.data["guest"])
-    faults.arm(guest, case.data["program"], case.data["step"], "STOP")
-    call = faults.start_attach(stick)
-    try:
-        pid = faults.await_stopped(guest)
-        freeze(guest, 60)
-        faults.resume(guest, pid)
+    with faults.standing(case, faults.stick()) as (call, resume):
+        freeze(faults.guest(case.data["guest"]), 60)
+        resume()
         done = call.wait(120)
-    finally:
-        faults.allowed_no_more(stick)
     faults.check(case, done)
 
 

@@ -4,8 +4,8 @@
 import time
 from collections import Counter
 
-from tests.lab.guests import BACKEND, FRONTEND, Guest
-from tests.lab.router import Call, Completed
+from tests.lab.guests import BACKEND, FRONTEND
+from tests.lab.router import Completed
 
 from . import steps
 from .conftest import Faults, said_well
@@ -33,7 +33,9 @@ DURING_ATTACH = [
         may_succeed=True,
         after=After.EITHER,
         short=(program, step) == ("usb-import", "vhci._try_attach write attach"),
-        data={"guest": guest, "program": program, "step": step, "side": side},
+        data={
+            "guest": guest, "program": program, "journey": "attach", "step": step, "side": side,
+        },
     )
     for guest, program, its_steps in (
         (BACKEND, "usb-export", steps.EXPORT),
@@ -51,7 +53,7 @@ DURING_DETACH = [
         may_succeed=True,
         after=After.EITHER,
         short=(program, step) == ("usb-export", "usbip_host.give_back write rebind"),
-        data={"guest": guest, "program": program, "step": step, "side": side},
+        data={"guest": guest, "program": program, "journey": f"detach in {side}", "step": step},
     )
     for guest, program, its_steps, side in (
         (BACKEND, "usb-export", steps.EXPORT_END, FRONTEND),
@@ -78,10 +80,6 @@ STALE = [
     for whose in ("another", "the same")
 ]
 CASES = [TWENTY, TWO, AGAIN, *DURING_ATTACH, *DURING_DETACH, *TWICE, TOGETHER, *CYCLES, *STALE]
-
-
-def guest_of(faults: Faults, name: str) -> Guest:
-    return faults.backend if name == BACKEND else faults.frontend
 
 
 def plug_twenty(faults: Faults) -> list[str]:
@@ -178,35 +176,22 @@ def end_well(done: Completed) -> None:
 def test_detach_during_attach(faults: Faults, case: Case) -> None:
     """The detach makes the stopped process go on, if that holds a lock by then."""
     stick = faults.stick()
-    guest = guest_of(faults, case.data["guest"])
-    faults.arm(guest, case.data["program"], case.data["step"], "STOP")
-    call = faults.start_attach(stick)
-    try:
-        pid = faults.await_stopped(guest)
+    with faults.standing(case, stick) as (call, resume):
         end_well(faults.start_detach(stick, case.data["side"]).wait(120))
-        faults.resume(guest, pid)
+        resume()
         done = call.wait(120)
-    finally:
-        faults.allowed_no_more(stick)
     faults.check(case, done)
 
 
 @each(DURING_DETACH)
 def test_attach_during_detach(faults: Faults, case: Case) -> None:
     stick = faults.stick()
-    guest = guest_of(faults, case.data["guest"])
-    faults.arm(guest, case.data["program"], case.data["step"], "STOP")
-    assert faults.attach(stick).code == 0
-    end = faults.start_detach(stick, case.data["side"])
-    try:
-        pid = faults.await_stopped(guest)
-        call: Call = faults.start_attach(stick)
+    with faults.standing(case, stick) as (end, resume):
+        call = faults.start_attach(stick)
         time.sleep(1)
-        faults.resume(guest, pid)
+        resume()
         end_well(end.wait(120))
         done = call.wait(120)
-    finally:
-        faults.allowed_no_more(stick)
     faults.check(case, done)
 
 
