@@ -44,8 +44,6 @@ class Case:
     after: After = After.AT_ONCE
     left_in: str = ""
     """With `After.NEXT_COMMAND`: the qube in which something may be left until then."""
-    driver: str = "usb"
-    """The driver that the device in sys-usb has afterwards."""
     short: bool = False
     """Whether this is run by `make check`, too."""
     data: dict[str, str] = field(default_factory=dict, hash=False, compare=False)
@@ -61,8 +59,7 @@ class Case:
     @property
     def holds(self) -> str:
         """What has to be so in the end, in words."""
-        driver = self.driver or "no driver"
-        return f"{self.after.value}; {driver}; the next attach works"
+        return f"{self.after.value}; the next attach works"
 
 
 def each(cases: Iterable[Case]) -> pytest.MarkDecorator:
