@@ -100,7 +100,7 @@ def planted(faults: Faults) -> Iterator[None]:
     names = "modprobe qubesdb-write usbguard python3 sh"
     faults.backend.push(CALLER, "/tmp/caller.py")
     # sudo complains otherwise.
-    faults.backend.run("grep -q sys-usb /etc/hosts 2>&- || echo 127.0.0.1 sys-usb >> /etc/hosts")
+    faults.backend.run("echo 127.0.0.1 sys-usb > /etc/hosts")
     faults.backend.run(
         f"mkdir -p {PLANTED}/usb_proxy && cd {PLANTED};"
         f" for name in {names}; do printf {shlex.quote(script)} > $name; chmod 755 $name; done;"
