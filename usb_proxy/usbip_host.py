@@ -125,22 +125,24 @@ def _release(device: UsbDevice, keep_unbound: bool) -> None:
     So offer it a socket of our own: when that returns the reset is over, and unbinding ends the
     idle session without another.
     """
-    ours, kernels = _socket.socketpair()
+    ends: tuple[_socket.socket, ...] = ()
     try:
         try:
-            device.write("usbip_sockfd", str(kernels.fileno()))
-        except OSError as error:
-            # EINVAL: the reset failed, or a dead exporter's session runs; unbinding ends both.
-            if error.errno != errno.EINVAL:
-                raise
+            ends = _socket.socketpair()
+            device.write("usbip_sockfd", str(ends[1].fileno()))
+        except OSError:
+            # The reset failed, a dead exporter's session runs, or no more files can be opened but
+            # in these two's place. Unbinding ends a session all the same, and tells if it fails.
+            for end in ends:
+                end.close()
         if keep_unbound:
             device.write("authorized", "0")
         device.write("driver/unbind", device.bus_id)
     except OSError as error:
         raise _failure("release", device, error) from error
     finally:
-        ours.close()
-        kernels.close()
+        for end in ends:
+            end.close()
 
 
 def _failure(tried: str, device: UsbDevice, error: OSError) -> Exception:

@@ -161,6 +161,23 @@ def test_without_usbfs_a_device_is_given_back_but_for_its_slot(
     assert not is_plugged or kernel.driver("2-1") == "usb"
 
 
+def test_a_device_is_given_back_where_no_more_files_can_be_opened(
+    kernel: FakeKernel, device: UsbDevice
+) -> None:
+    """The socket that is offered before needs two; what ends the session, one."""
+    usbip_host.take(kernel, device)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def no_more() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    opened: list[int] = []
+    kernel.before["usbip_sockfd"] = no_more
+    kernel.before["unbind"] = lambda: opened.append(len(os.listdir("/proc/self/fd")) - before)
+    usbip_host.give_back(kernel, device, keep_unbound=False)
+    assert (kernel.driver("2-1"), kernel.table(), opened) == ("usb", {}, [0])
+
+
 def test_handing_over_fails_with_a_sentence(
     kernel: FakeKernel, device: UsbDevice, peer: socket.socket
 ) -> None:
