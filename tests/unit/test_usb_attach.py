@@ -93,6 +93,7 @@ def test_success_is_told_and_the_call_stays(kernel: FakeKernel, client: Client) 
         ),
         ("exit 125", 6, "exit code 125"),
         ("exit 0", 6, "exit code 0"),
+        ("exit 255", 6, "exit code 255"),
         ("echo Killed >&2; kill -9 $$", 8, "not attached: usb-import was killed by signal 9; try"),
         ("echo no such device 2-1 >&2; exit 3", 6, "attached: sys-usb says: no such device 2-1"),
         (f"{report(IN_USE + 'no port')}; exit 4", 4, "2-1 of sys-usb is not attached: no port"),

@@ -41,6 +41,9 @@ KILLED = 128
 ENDED, LEFT = b"[UP-615]", b"[UP-309]"
 """What importer and backend say of a device that left the bus when it was set up."""
 
+SIGNALS = 64
+"""The highest number of a signal, asm-generic/signal.h (_NSIG); 255 is qrexec-client-vm's own."""
+
 ATTACHED = bytes([ExitCode.OK])
 """The importer's report that the device can be used; else its exit code comes with a sentence."""
 
@@ -133,7 +136,7 @@ def _failure(
     if code == qrexec.REFUSED and not untrusted_report:
         return PeerError("UP-607", service=service, backend=backend)
     said = printable(untrusted_errors)
-    if code is not None and code > KILLED and not untrusted_report:
+    if code is not None and KILLED < code <= KILLED + SIGNALS and not untrusted_report:
         # What its shell says of that, in words of its own, is not the backend's.
         return StoppedError("UP-803", device=target, backend=backend, signal=code - KILLED)
     if not untrusted_report and not said:
