@@ -3,6 +3,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,15 @@ LOCKS, RECORDS = "/run/qubes-usb-proxy", "/run/qubes"
 NO_MORE = r"no more of what every program needs \({}\); end some programs"
 NO_ROOM = NO_MORE.format("No space left on device")
 NO_MEMORY = "Cannot allocate memory|MemoryError|failed to map segment"
-NO_FILES = NO_MORE.format("Too many open files")
+# dom0 cannot be told, so the lock's note stays: a key may be there that the next command removes.
+UNTOLD: dict[str, Any] = {"after": After.NEXT_COMMAND, "left_in": BACKEND}
+NOT_EVEN_A_SHELL = "/bin/sh: 0: 3: Invalid argument"  # It wants its script to be the tenth.
 
 
-def spoiled(name: str, guest: str, service: str, how: str, told: str, **more: bool) -> Case:
+def spoiled(name: str, guest: str, service: str, how: str, told: str, **more: Any) -> Case:
     """A service that starts in a mount name space of its own, after the shell did `how`."""
     data = {"guest": guest, "service": service, "how": how}
-    return Case("machine", f"{name} in {guest}", service, told, data=data, **more)  # type: ignore[arg-type]
+    return Case("machine", f"{name} in {guest}", service, told, data=data, **more)
 
 
 def full(folder: str, pages: int) -> str:
@@ -111,10 +114,11 @@ SPOILED = [
             guest,
             service,
             f"ulimit -n {number}",
-            NO_FILES + "|did not start: Too many open files|Too many open files",
+            "Too many open files" if number > 10 else NOT_EVEN_A_SHELL,
             may_succeed=number > 10,
+            **(UNTOLD if number > 10 and guest == BACKEND else {}),
         )
-        for number in (6, 9, 12)
+        for number in (9, 12, 14)
         for guest, service in ((BACKEND, EXPORT), (FRONTEND, ATTACH))
     ),
     spoiled("no file may grow", BACKEND, EXPORT, "ulimit -f 0", NO_MORE.format("File too large")),
@@ -125,8 +129,7 @@ NO_QUBESDB = Case(
     "machine",
     "QubesDB does not answer in sys-usb",
     told=r"qubesdb-write failed \(cannot connect\), so dom0 cannot see what is attached; restart",
-    after=After.NEXT_COMMAND,
-    left_in=BACKEND,
+    **UNTOLD,
 )
 FULL_RUN = [
     Case(
@@ -175,6 +178,7 @@ def test_what_a_service_needs_is_missing(
     faults.run_both("rm -f /usr/local/etc/qubes-rpc/*")
     if done.code == 0:
         assert faults.detach(stick).code == 0
+    faults.backend.wait_for(f"test -e /sys/bus/usb/drivers/usb/{stick}")
     faults.check(case, done)
 
 
