@@ -202,8 +202,9 @@ QUBE_CASES = [
         f"the {'backend' if guest == BACKEND else 'frontend'} qube is killed ({journey})",
         f"{program}: {step}",
         ATTACHING if journey == "attach" else "^usb-detach: ",
-        may_succeed=step.startswith("qrexec.Link.await_end") or journey != "attach",
+        may_succeed=step in (HANDED_OVER, "qrexec.Link.await_end poll") or journey != "attach",
         mute=(guest, journey) in ((FRONTEND, "attach"), (BACKEND, "detach in sys-usb")),
+        short=step.startswith("qrexec.Link.await_end"),
         data={"guest": guest, "program": program, "journey": journey, "step": step},
     )
     for guest, program, journey, step in QUBES
