@@ -123,6 +123,7 @@ FRONTENDS = [
     Case(
         "peers",
         f"frontend: {mode}",
+        short=mode in ("exits after the line", "garbage", "wrong devid"),
         data={"mode": mode, "held": "yes" if mode in HELD else ""},
     )
     for mode in (

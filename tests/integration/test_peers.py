@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Other implementations at the other end, and peers that lie, stall or leave."""
-
-import pytest
+"""Other implementations at the other end; those that lie, stall or leave are in tests/faults."""
 
 from .conftest import Qubes
 
@@ -62,44 +60,3 @@ def test_exporter_with_a_shell_frontend(qubes: Qubes, stick: str) -> None:
     assert qubes.driver(stick) == "usb"
     assert call.wait(30).code == 0
     qubes.frontend.run("rm /run/attached /run/frontend")
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        "exit 0",
-        "read -r line; exit 0",
-        "exec 3<&0; read -r line; kill -USR1 $QREXEC_AGENT_PID;"
-        " yes garbage | head -c 4096 >&3; cat",
-        # A wrong devid: USBIP_CMD_SUBMIT for a device that is not the one that was offered.
-        "read -r line; kill -USR1 $QREXEC_AGENT_PID;"
-        " printf '\\0\\0\\0\\1\\0\\0\\0\\1\\0\\7\\0\\7' >&0; head -c 36 /dev/zero >&0; cat",
-        "read -r line; exec sleep 2",
-    ],
-)
-def test_lying_frontends(qubes: Qubes, stick: str, script: str) -> None:
-    with qubes.lab.allowed("qubes.USB", stick, qubes.frontend, qubes.backend):
-        qubes.frontend.run(
-            f"qrexec-client-vm sys-usb qubes.USB+{stick} /bin/sh -c '{script}'", check=False
-        )
-    assert qubes.await_clean() == []
-    assert qubes.driver(stick) == "usb"
-    assert qubes.connected_to(stick) is None
-    assert qubes.attach(stick).code == 0
-    assert qubes.detach(stick).code == 0
-    assert qubes.await_clean() == []
-
-
-@pytest.mark.parametrize("side", ["frontend", "backend"])
-def test_a_qube_is_killed(qubes: Qubes, stick: str, side: str) -> None:
-    assert qubes.attach(stick).code == 0
-    if side == "frontend":
-        qubes.frontend.restart()
-    else:
-        qubes.backend.restart()
-        stick = qubes.plug_storage("stick")
-    assert qubes.await_clean() == []
-    assert qubes.driver(stick) == "usb"
-    assert qubes.attach(stick).code == 0
-    assert qubes.detach(stick).code == 0
-    assert qubes.await_clean() == []
