@@ -118,6 +118,10 @@ HELD = (
     "takes back what it never asked",
     "a configuration that is not there",
     "an interface that is not there",
+    "2^31 packets",  # which count for isochronous endpoints alone (stub_rx.c, get_pipe)
+    "an endpoint that is not there",  # which is no reason to end a session (stub_recv_cmd_submit)
+    "an endpoint above 15",
+    "resets",
 )
 FRONTENDS = [
     Case(
@@ -137,10 +141,6 @@ FRONTENDS = [
         "half a header, then leaves",
         "length of 2 GiB",
         "negative length",
-        "2^31 packets",
-        "an endpoint that is not there",
-        "an endpoint above 15",
-        "resets",
         "a thousand requests, then leaves",
         "half-open",
         *HELD,
