@@ -108,13 +108,14 @@ LATER = [
     for what in ("garbage", "a flood", "half a header", "half-open", "silence", "the end")
 ]
 
+DEAF = "asks and never reads"
 # The exporter's kernel hears these; what is held until somebody ends it is taken back.
 HELD = (
     "silence",
     "half a header",
     "data that do not come",
     "slow",
-    "asks and never reads",
+    DEAF,
     "takes back what it never asked",
     "a configuration that is not there",
     "an interface that is not there",
@@ -232,7 +233,10 @@ def test_lying_frontends(faults: Faults, case: Case) -> None:
             done = faults.take_back(stick)
             assert (done.code, done.stderr) == (0, b"")
             assert faults.driver(stick) == "usb"
-        call.wait(60)
+        if case.data["mode"] == DEAF:
+            call.cancel()  # qrexec has more to send than it wants to hear.
+        else:
+            call.wait(60)
     faults.check(case, None)
 
 
