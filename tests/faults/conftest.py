@@ -231,9 +231,10 @@ class Faults(Qubes):
     def check_attached(self, device: str) -> None:
         """dom0 is told who has the stick, and its data can be read there."""
         read = f"dd if={DISK} iflag=direct bs=64k 2>&- | sha256sum"
-        call = self.frontend.start_command(f"until test -b {DISK}; do sleep 0.1; done; {read}")
+        done = self.frontend.run(f"until test -b {DISK}; do sleep 0.1; done; {read}")
+        assert done.text.split()[0] == self.hash
+        # It is told after the hand-over, beside the rest of the attach.
         assert self.connected_to(device) == b"work"
-        assert call.wait(SECONDS).text.split()[0] == self.hash
 
     def connected_to(self, bus_id: str) -> bytes | None:
         """What QubesDB says of a device."""
