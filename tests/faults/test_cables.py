@@ -149,10 +149,10 @@ def test_another_kind_of_device_in_its_port(faults: Faults, case: Case) -> None:
 
 ATTACHED = "while attached"
 SAME_PORT = Case("cables", "another device in its port", ATTACHED, short=True)
-GADGET = Case("cables", "a device comes again with another identity", ATTACHED, short=True)
+GADGET = Case("cables", "a device comes again with another identity", ATTACHED)
 RESET_IN_BACKEND = Case("cables", "reset in the backend", ATTACHED, after=After.EITHER)
 RESET_IN_FRONTEND = Case("cables", "reset in the frontend", ATTACHED, after=After.EITHER)
-HUB_ATTACHED = Case("cables", "its hub is unplugged", ATTACHED, short=True)
+HUB_ATTACHED = Case("cables", "its hub is unplugged", ATTACHED)
 CASES += [SAME_PORT, GADGET, RESET_IN_BACKEND, RESET_IN_FRONTEND, HUB_ATTACHED]
 
 

@@ -156,13 +156,16 @@ def walk(part: Part) -> list[Case]:
     return chosen
 
 
+SHORT_WALKS = (
+    ("the exporter", "attach"), ("the importer", "attach"), ("the importer", "detach")
+)
 WALKS = {
     Case(
         "death",
         f"one of these at every step of {part.who}, {part.journey}",
         f"{part.program} in {part.guest}",
         "each time as in the case of its own",
-        short="service" not in part.who,
+        short=(part.who, part.journey) in SHORT_WALKS,
     ): walk(part)
     for part in PARTS
 }

@@ -29,9 +29,13 @@ def backend(name: str, script: str, told: str, short: bool = False) -> Case:
     return Case("peers", f"backend: {name}", told=told, short=short, data=data)
 
 
+# Unit tests of `make check` have all bad lines.
+QUICK = ("closes", "2^32", "shell", "escape sequence", "leaves after the line", "garbage",
+         "10 MB on stderr")
+
 # The line that comes before the kernels talk, and what may be instead of it.
 LINES = [
-    backend(name, script, told, short=True)
+    backend(name, script, told, short=name in QUICK)
     for name, script, told in (
         ("closes", "exit 0", "the backend closed the connection without an answer"),
         ("half a line", "printf '131074 50'", "closed the connection within its answer"),
@@ -80,16 +84,16 @@ ANSWERS = [
         ("an error for everything", "status -71", GIVEN_UP, False),
         ("stalls for everything", "status -32", GIVEN_UP, False),
         ("zeros for descriptors", "zeros", GIVEN_UP, False),
-        ("an unknown command", "command 9", ENDED, True),
+        ("an unknown command", "command 9", ENDED, False),
         ("a request instead of an answer", "command 1", ENDED, False),
         ("an answer to no unlinking", "command 4", SILENT, False),
         ("half a header, then silence", "cut 20 silent", SILENT, True),
-        ("half a header, then leaves", "cut 20 leaves", ENDED, True),
+        ("half a header, then leaves", "cut 20 leaves", ENDED, False),
         ("a header without its data, then silence", "cut 50 silent", SILENT, False),
         ("a header without its data, then leaves", "cut 50 leaves", ENDED, False),
         ("a byte a second of a header", "slow", SILENT, False),
-        ("closes one direction", "half-open", ENDED, True),
-        *((f"leaves after {n} answers", f"leaves {n}", GIVEN_UP, n == 1) for n in range(4)),
+        ("closes one direction", "half-open", ENDED, False),
+        *((f"leaves after {n} answers", f"leaves {n}", GIVEN_UP, False) for n in range(4)),
     )
 ]
 
@@ -128,7 +132,7 @@ FRONTENDS = [
     Case(
         "peers",
         f"frontend: {mode}",
-        short=mode in ("exits after the line", "garbage", "wrong devid"),
+        short=mode in ("exits after the line", "garbage"),
         data={"mode": mode, "held": "yes" if mode in HELD else ""},
     )
     for mode in (

@@ -26,7 +26,7 @@ BEFORE = [
         "privilege",
         f"{what} in the record's place before an attach",
         told=f"cannot write {RECORDS}/{RECORD}: Is a directory" if what in FOLDERS else "",
-        short=what in ("a link to a file of root's", "a full folder"),
+        short=what == "a full folder",
         data={"plant": plant},
     )
     for what, plant in PLANTS.items()

@@ -71,7 +71,7 @@ ANCESTOR = Case(
 ANOTHER = Case(
     "privilege", "sudo: QREXEC_AGENT_PID is another process of root's", told=ANCESTOR.told
 )
-STRANGER = Case("privilege", "an account outside of the group qubes", short=True)
+STRANGER = Case("privilege", "an account outside of the group qubes")
 MEMBER = Case("privilege", "an account of the group qubes, without sudo", short=True)
 ARGUMENTS = [
     Case("privilege", f"the service argument is {argument!r}", told=told,
