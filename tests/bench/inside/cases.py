@@ -47,13 +47,11 @@ def floor(bus_id: str, runs: int) -> Iterator[Row]:
         first, second = low.detach(bus_id)
         gone.append(first)
         back.append(second)
-        machine.await_true(machine.ports_are_free)
-        machine.settle()
+        machine.await_free_ports()
         low.attach(bus_id)
         machine.await_disks()
         taken.append(low.take_back(bus_id))
-        machine.await_true(machine.ports_are_free)
-        machine.settle()
+        machine.await_free_ports()
     speed = "SuperSpeed" if bus_id == SUPER else "high speed"
     yield f"attach, {speed}", attach
     if bus_id == SUPER:

@@ -21,7 +21,9 @@ IDLE_SECONDS = 60
 BUSY_SECONDS = 5
 """From one MiB to the next."""
 
-BUFFERS = (None, 64 << 10, 1 << 20, 4 << 20)
+BUFFERS = {
+    "the usual": None, "64 KiB of": 64 << 10, "1024 KiB of": 1 << 20, "4096 KiB of": 4 << 20,
+}
 """Sizes of a socket's buffers to try, in bytes; None for the kernel's own."""
 
 
@@ -158,17 +160,15 @@ def empty_interpreters(runs: int) -> Iterator[Row]:
 
 def buffers(bus_id: str, runs: int) -> Iterator[Row]:
     """How fast a device is read through sockets with buffers of several sizes, without qrexec."""
-    for size in BUFFERS:
+    for name, size in BUFFERS.items():
         low = Floor()
         low.attach(bus_id, size)
         machine.await_disks()
         (disk,) = machine.disks()
-        name = "the usual" if size is None else f"{size >> 10} KiB of"
         speeds = [read(disk, SIZE // 8)[0] for _ in range(runs)]
         yield f"reading 8 MiB, {name} buffers on a plain socket, MiB/s", speeds
         low.detach(bus_id)
-        machine.await_true(machine.ports_are_free)
-        machine.settle()
+        machine.await_free_ports()
 
 
 PROGRAMS = (

@@ -100,15 +100,14 @@ def row(where: str, times: list[float]) -> Row:
 def floor(count: int) -> Iterator[Row]:
     """Without USB/IP, and through plain sockets with buffers of several sizes."""
     yield row("in the backend itself", completions(machine.DEVICES / CARD, count))
-    rest_of_card()
-    for size in BUFFERS:
+    machine.settle()
+    for name, size in BUFFERS.items():
         low = Floor()
         low.attach(CARD, size)
         machine.settle()
-        name = "the usual" if size is None else f"{size >> 10} KiB of"
         yield row(f"{name} buffers", completions(low.folder(), count))
         low.detach(CARD)
-        rest_of_card()
+        machine.await_free_ports()
 
 
 def attached(qubes: Qubes, count: int) -> Iterator[Row]:
@@ -119,10 +118,3 @@ def attached(qubes: Qubes, count: int) -> Iterator[Row]:
     yield row("the usual buffers", completions(folder, count))
     qubes.detach(CARD)
     rest(qubes)
-    rest_of_card()
-
-
-def rest_of_card() -> None:
-    """Wait until the card is free to be attached."""
-    machine.await_true(machine.ports_are_free)
-    machine.settle()

@@ -89,6 +89,12 @@ def ports_are_free() -> bool:
     )
 
 
+def await_free_ports() -> None:
+    """Wait until nothing is attached any more, and udev knows."""
+    await_true(ports_are_free)
+    settle()
+
+
 class Disconnect:
     """When the kernel begins to take out a USB device, on our clock."""
 
