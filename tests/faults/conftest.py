@@ -7,7 +7,6 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,15 +76,20 @@ class Faults(Qubes):
         pid, _, where = guest.run(loop, timeout=SECONDS).text.partition(" ")
         return int(pid), where
 
-    def await_stopped(self, guest: Guest) -> int:
-        """Like `await_fired` for the action STOP: the process stands still when this returns."""
-        pid, _ = self.await_fired(guest)
-        guest.wait_for(f"grep -q '^State:.T' /proc/{pid}/status")
-        return pid
+    def await_standing(self, guest: Guest, action: str) -> Callable[[], None]:
+        """Wait until a program stands still after HOLD or STOP; gives what lets it go on.
 
-    def resume(self, guest: Guest, pid: int) -> None:
-        """Let a stopped process go on; nothing if it was killed meanwhile."""
-        guest.run(f"kill -CONT {pid} 2>&-; true")
+        That does nothing to a process that was killed meanwhile.
+        """
+        pid, _ = self.await_fired(guest)
+        if action == "STOP":
+            guest.wait_for(f"grep -q '^State:.T' /proc/{pid}/status")
+        signal = {"HOLD": "USR2", "STOP": "CONT"}[action]
+
+        def go_on() -> None:
+            guest.run(f"kill -{signal} {pid} 2>&-; true")
+
+        return go_on
 
     def disarm(self) -> None:
         """Forget a fault that has not happened."""
@@ -131,13 +135,15 @@ class Faults(Qubes):
         self.lab.revoke("qubes.USB", device, self.frontend, self.backend)
 
     @contextlib.contextmanager
-    def standing(self, case: Case, device: str) -> Iterator[tuple[Call, Callable[[], None]]]:
+    def standing(
+        self, case: Case, device: str, action: str = "HOLD"
+    ) -> Iterator[tuple[Call, Callable[[], None]]]:
         """The case's attach or detach under way, while its program stands still at its step.
 
         Gives the call, and what lets the program go on. The rule for an attach ends with this.
         """
         data, guest = case.data, self.guest(case.data["guest"])
-        self.arm(guest, data["program"], data["step"], "STOP")
+        self.arm(guest, data["program"], data["step"], action)
         if data["journey"] == "attach":
             call = self.start_attach(device)
         else:
@@ -145,7 +151,7 @@ class Faults(Qubes):
             assert (done.code, done.stderr) == (0, b"")
             call = self.start_detach(device, data["journey"].removeprefix("detach in "))
         try:
-            yield call, partial(self.resume, guest, self.await_stopped(guest))
+            yield call, self.await_standing(guest, action)
         finally:
             self.allowed_no_more(device)
 

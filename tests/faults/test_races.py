@@ -177,7 +177,7 @@ def end_well(done: Completed) -> None:
 def test_detach_during_attach(faults: Faults, case: Case) -> None:
     """The detach makes the stopped process go on, if that holds a lock by then."""
     stick = faults.stick()
-    with faults.standing(case, stick) as (call, resume):
+    with faults.standing(case, stick, "STOP") as (call, resume):
         end_well(faults.start_detach(stick, case.data["side"]).wait(120))
         resume()
         done = call.wait(120)

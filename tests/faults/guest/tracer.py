@@ -102,11 +102,16 @@ def act(program: str, step: str, action: str) -> None:
         os.unlink(f"{FOLDER}/fault")
     except FileNotFoundError:
         return  # Another process was first.
+    if action == "HOLD":
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     with open(f"{FOLDER}/fired.new", "w", encoding="ascii") as file:
         file.write(f"{os.getpid()} {program}: {step}\n")
     os.rename(f"{FOLDER}/fired.new", f"{FOLDER}/fired")
     agent = int(os.environ.get("QREXEC_AGENT_PID", "0"))
-    if action == "STOP":
+    if action == "HOLD":  # Other than STOP, it lasts when usb-detach sends SIGCONT.
+        signal.sigwait((signal.SIGUSR2,))
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+    elif action == "STOP":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action == "KILL with its shell":
         os.kill(os.getppid(), signal.SIGKILL)
