@@ -167,12 +167,18 @@ class Link:
                 raise PeerError("UP-606")
         return untrusted_line
 
-    def await_end(self) -> None:
-        """Sleep until the connection ends or a stop signal asks for that; traffic wakes nobody."""
+    def await_end(self, watch: int | None = None) -> bool:
+        """Sleep until the connection ends or a stop signal asks for that; traffic wakes nobody.
+
+        False when `watch` got readable instead.
+        """
+        events = {self.fileno(): select.POLLRDHUP}
+        if watch is not None:
+            events[watch] = select.POLLIN
         try:
-            self._host.wait({self.fileno(): select.POLLRDHUP}, None)
+            return self.fileno() in self._host.wait(events, None)
         except StoppedError:
-            pass
+            return True
 
     def end(self, deadline: float) -> None:
         """Make the kernel's driver end the session, and wait until it has begun to.

@@ -82,6 +82,7 @@ EXPORT = (
     "sysfs.UsbDevice.write write usbip_sockfd",
     "qubesdb._write posix_spawn qubesdb-write",
     "qubesdb._write poll qubesdb-write",
+    "sysfs.UsbDevice.is_plugged stat",
     "qrexec.Link.await_end poll",
 )
 """usb-export, up to where it sleeps while the device is attached."""

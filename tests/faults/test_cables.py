@@ -153,7 +153,8 @@ GADGET = Case("cables", "a device comes again with another identity", ATTACHED)
 RESET_IN_BACKEND = Case("cables", "reset in the backend", ATTACHED, after=After.EITHER)
 RESET_IN_FRONTEND = Case("cables", "reset in the frontend", ATTACHED, after=After.EITHER)
 HUB_ATTACHED = Case("cables", "its hub is unplugged", ATTACHED)
-CASES += [SAME_PORT, GADGET, RESET_IN_BACKEND, RESET_IN_FRONTEND, HUB_ATTACHED]
+UNNOTICED = Case("cables", "unplugged, and usbip-host does not end the connection", ATTACHED)
+CASES += [SAME_PORT, GADGET, RESET_IN_BACKEND, RESET_IN_FRONTEND, HUB_ATTACHED, UNNOTICED]
 
 
 @each([SAME_PORT])
@@ -177,6 +178,29 @@ def test_its_hub_is_unplugged_while_attached(faults: Faults, case: Case) -> None
     assert faults.attach(device).code == 0
     faults.check_attached(device)
     faults.backend.unplug("hub")
+    faults.check(case, None)
+
+
+RETURN_1 = bytes.fromhex("b801000000 c3")
+"""In x86-64: mov eax, 1; ret."""
+
+
+@each([UNNOTICED])
+def test_unplugged_and_not_noticed(faults: Faults, case: Case) -> None:
+    """usbip-host takes the thread that unbinds the device for its own, and leaves all to that.
+
+    It remembers its first thread for ever, by an address that another one gets when that has ended
+    (usbip_event.c, usbip_in_eh).
+    """
+    faults.unplug_all()
+    faults.backend.plug_serial("serial")
+    device = faults.bus_id("product=QEMU USB SERIAL")
+    assert faults.attach(device).code == 0
+    # From now on nobody asks it for anything: that alone would end the connection.
+    faults.frontend.wait_for("test -c /dev/ttyUSB0 && udevadm settle")
+    with faults.backend.broken_kernel("usbip_in_eh", RETURN_1):
+        faults.backend.unplug("serial")
+        faults.check_settled(case)
     faults.check(case, None)
 
 

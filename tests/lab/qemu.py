@@ -177,6 +177,24 @@ class Machine:
             raise LabError(f"{self.name} is not running")
         return self._monitor
 
+    def exchange_memory(self, address: int, data: bytes) -> bytes:
+        """Write to the guest's virtual memory; gives what was there.
+
+        In the protocol of gdb's remote targets, which stops the machine meanwhile.
+        """
+        path = self.folder / f"{self.name}.gdb"
+        server = f"gdbserver unix:{path},server=on,wait=off"
+        self.monitor.command("human-monitor-command", **{"command-line": server})
+        with socket.socket(socket.AF_UNIX) as gdb:
+            gdb.settimeout(10)
+            gdb.connect(str(path))
+            before = _ask_gdb(gdb, f"m{address:x},{len(data):x}")
+            answers = _ask_gdb(gdb, f"M{address:x},{len(data):x}:{data.hex()}"), _ask_gdb(gdb, "D")
+        self.monitor.command("human-monitor-command", **{"command-line": "gdbserver none"})
+        if answers != ("OK", "OK"):
+            raise LabError(f"{self.name}: no memory at {address:#x}: {answers}")
+        return bytes.fromhex(before)
+
     def kill(self) -> None:
         """End it at once, as if its power had failed."""
         if self._process:
@@ -187,3 +205,17 @@ class Machine:
         if self._monitor:
             self._monitor.close()
             self._monitor = None
+
+
+def _ask_gdb(gdb: socket.socket, command: str) -> str:
+    """What gdb's stub answers to a command, but that the machine has stopped."""
+    gdb.sendall(f"${command}#{sum(command.encode()) % 256:02x}".encode())
+    said = b""
+    while True:
+        while b"#" not in said[:-2]:
+            said += gdb.recv(4096)
+        gdb.sendall(b"+")
+        answer, _, rest = said.partition(b"$")[2].partition(b"#")
+        if not answer.startswith(b"T"):
+            return answer.decode()
+        said = rest[2:]

@@ -93,7 +93,20 @@ class Attachment:
                 SETTLE_SECONDS,
             )
         except LabError as error:
-            raise Wrong("not clean: " + str(error).splitlines()[0]) from error
+            found = [f"{guest.name}: {guest.run(self._looks()).text}" for guest in self._guests()]
+            raise Wrong("\n".join([f"not clean: {str(error).splitlines()[0]}", *found])) from error
+
+    def _guests(self) -> tuple[Guest, Guest]:
+        return self.qubes.backend, self.qubes.frontend
+
+    def _looks(self) -> str:
+        """A command that shows what a guest knows of this device."""
+        bus_id = self.device.bus_id
+        return (
+            f"ls -l /sys/bus/usb/devices/{bus_id}/driver {self._key()};"
+            f" cd /run/qubes-usb-proxy && ls -l ./*{bus_id}* && grep -H . ./*{bus_id}*;"
+            f" pgrep -af '{bus_id}( |$)'; dmesg | tail -n 8; true"
+        )
 
     def _key(self) -> str:
         """The file in which the stand-in QubesDB keeps what dom0 is told."""

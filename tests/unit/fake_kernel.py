@@ -128,14 +128,15 @@ class FakeKernel(FakeMachine):
         self.announce()
         return home
 
-    def unplug(self, bus_id: str) -> None:
-        """Unplug a device."""
+    def unplug(self, bus_id: str, ends: bool = True) -> None:
+        """Unplug a device; usbip-host `ends` its session, or not (usbip_event.c, usbip_in_eh)."""
         home = self.device(bus_id)
         with self._event_lock:
             (self.usb / "devices" / bus_id).unlink()
             node(self.tree, home).unlink()
             shutil.rmtree(home)
-        self._end(bus_id)
+        if ends:
+            self._end(bus_id)
         self.announce()
 
     def replug(self, bus_id: str, **attributes: str) -> None:

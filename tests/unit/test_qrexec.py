@@ -201,6 +201,17 @@ def test_the_end_is_seen_and_traffic_is_not(
     assert not waiter.is_alive()
 
 
+def test_what_is_watched_besides_is_told_apart_from_the_end(
+    peer: socket.socket, link: Link
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"something")
+        assert not link.await_end(ours.fileno())
+        shut_down(peer)
+        assert link.await_end(ours.fileno())
+
+
 def test_ending_waits_for_the_driver_to_let_go(
     kernel: FakeKernel, peer: socket.socket, link: Link
 ) -> None:

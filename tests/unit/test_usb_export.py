@@ -79,13 +79,14 @@ def test_a_stop_signal_ends_the_export_in_order(
     assert_clean(kernel)
 
 
+@pytest.mark.parametrize("ends", [True, False])
 def test_an_unplugged_device_ends_the_export(
-    kernel: FakeKernel, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, peer: socket.socket, monkeypatch: pytest.MonkeyPatch, ends: bool
 ) -> None:
     monkeypatch.setattr(usb_export, "EARLY_SECONDS", 0.0)
     exporter = Running(kernel, "usb-export", "1-1.4")
     wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
-    kernel.unplug("1-1.4")
+    kernel.unplug("1-1.4", ends)
     kernel.plug("1-1.4", "other")
     assert exporter.code() == ExitCode.OK
     assert_clean(kernel, "other")

@@ -29,6 +29,7 @@ from usb_proxy.errors import (
 )
 from usb_proxy.idents import BusId, DomainName, Target, parse_target
 from usb_proxy.sysfs import UsbDevice
+from usb_proxy.uevents import Uevents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +116,11 @@ def _export(
     link: qrexec.Link,
     entry: journal.Attachment,
 ) -> None:
-    """Take the device, hand it over, and return when the connection has ended."""
+    """Take the device, hand it over, and return when the connection has ended.
+
+    Or the device has gone. usbip-host ends the connection then, but not if the thread that unbinds
+    the device has got the address of a dead one of its own (usbip_event.c, usbip_in_eh).
+    """
     entry.product = device.product()
     link.use_both_ways()
     link.send(_prepare(host, device))
@@ -123,7 +128,9 @@ def _export(
     link.is_handed_over = True
     qubesdb.publish(host, device.bus_id, frontend)
     entry.attached()
-    link.await_end()
+    with Uevents() as events:
+        while device.is_plugged() and not link.await_end(events.fileno()):
+            events.pending()
 
 
 def _prepare(host: Host, device: UsbDevice) -> bytes:
