@@ -146,6 +146,31 @@ def test_death(faults: Faults, case: Case) -> None:
     faults.check(case, befall(faults, case, faults.stick()))
 
 
+THE_NEXT_TOO = Case(
+    "death",
+    "SIGKILL to the exporter and its guardian, then to the agent of the next exporter",
+    "usb-export: runstate.Lock.acquire lockf",
+    ATTACHING,
+    data={
+        "guest": BACKEND,
+        "program": "usb-export",
+        "journey": "attach",
+        "action": "KILL its agent",
+        "step": "runstate.Lock.acquire lockf",
+    },
+)
+CASES += [THE_NEXT_TOO]
+
+
+@each([THE_NEXT_TOO])
+def test_the_next_dies_too(faults: Faults, case: Case) -> None:
+    """The next command cleans up, also if it fails itself."""
+    device = faults.stick()
+    assert faults.attach(device).code == 0
+    faults.backend.run("pkill -KILL -f '[u]sb-export'")
+    faults.check(case, befall(faults, case, device))
+
+
 def walk(part: Part) -> list[Case]:
     """Each step of a part once, with one of its faults in turn that needs no command to repair."""
     chosen = []

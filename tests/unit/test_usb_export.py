@@ -145,6 +145,15 @@ def test_a_device_of_a_killed_exporter_is_taken_over(
     assert_clean(kernel)
 
 
+def test_what_a_killed_exporter_left_is_gone_also_if_the_next_fails(kernel: FakeKernel) -> None:
+    with program(kernel, "usb-export", "1-1.4") as exporter:
+        wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+        exporter.kill()
+    kernel.environment = {**kernel.environment, "QREXEC_AGENT_PID": "2"}
+    refused(kernel, ExitCode.REQUEST, "is not the agent that started this")
+    assert_clean(kernel)
+
+
 def test_what_a_killed_exporter_left_is_repaired(kernel: FakeKernel) -> None:
     with program(kernel, "usb-export", "1-1.4") as exporter:
         wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")

@@ -91,7 +91,10 @@ def _serve(host: Host, target: Target, frontend: DomainName, entry: journal.Atta
             raise NoDeviceError("UP-304", target=target)
         if usbip_host.is_in_use(device) and not lock.leftover:
             raise InUseError("UP-402", device=bus_id)
-        leftovers.tell_of_death(host, lock)
+        if lock.leftover:
+            # Now, as we may fail before we publish anything ourselves.
+            qubesdb.unpublish(host, bus_id)
+            leftovers.tell_of_death(host, lock)
         device.identity()  # As long as it is there.
         lock.note(str(os.getpid()))
         try:
