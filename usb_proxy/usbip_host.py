@@ -13,11 +13,11 @@ from usb_proxy.errors import (
     reason,
 )
 from usb_proxy.kernel import STUB_AVAILABLE
+from usb_proxy.sysfs import UsbDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from usb_proxy.host import Host
-    from usb_proxy.sysfs import UsbDevice
 
 NAME = "usbip-host"
 DRIVER = f"/sys/bus/usb/drivers/{NAME}"
@@ -38,6 +38,19 @@ def take(host: Host, device: UsbDevice) -> None:
 
     NoDeviceError when it goes away meanwhile, SystemLackError when the kernel refuses.
     """
+    try:
+        _take(host, device)
+    except NoDeviceError:
+        # Drivers go by names: what is in its port by now may have been taken in its place.
+        try:
+            with UsbDevice(host, device.bus_id) as successor:
+                give_back(host, successor, keep_unbound=False)
+        except NoDeviceError:
+            pass
+        raise
+
+
+def _take(host: Host, device: UsbDevice) -> None:
     was_kept = device.driver() is None and not device.is_authorized()
     try:
         # No line's end: it would become part of the name (stub_main.c, match_busid_store).

@@ -271,6 +271,19 @@ def test_a_device_that_replaced_the_one_that_was_asked_for_is_not_exported(
     assert_clean(kernel)
 
 
+def test_what_was_taken_in_its_place_is_given_back(kernel: FakeKernel) -> None:
+    """The kernel unbinds and binds by name."""
+
+    def swap() -> None:
+        kernel.unplug("1-1.4")
+        kernel.plug("1-1.4", None, idVendor="dead")
+
+    kernel.haste = 20
+    kernel.before["bind"] = swap
+    refused(kernel, ExitCode.NO_DEVICE, "another one came in its place: dead:00cd")
+    assert_clean(kernel)
+
+
 # usbguard and resets.
 
 
