@@ -79,9 +79,9 @@ HUB = list(
         {
             (BACKEND, "usb-export", "attach"): (
                 "sysfs.UsbDevice.driver readlink",
-                "usbip_host.take write match_busid",
+                "usbip_host._take write match_busid",
                 "sysfs.UsbDevice.write write unbind",
-                "usbip_host.take write bind",
+                "usbip_host._take write bind",
                 "sysfs.UsbDevice.pin open",
                 "sysfs.UsbDevice.write write usbip_sockfd",
                 HANDED_OVER,
@@ -115,7 +115,7 @@ def test_its_hub_is_unplugged(faults: Faults, case: Case) -> None:
 
 # Another device in the same port.
 
-BOUND = steps.EXPORT.index("usbip_host.take write bind")
+BOUND = steps.EXPORT.index("usbip_host._take write bind")
 LOOKED_UP = steps.EXPORT.index("sysfs.UsbDevice.__init__ open")
 SWAPPED = list(
     cases(

@@ -213,7 +213,7 @@ def test_death_at_every_step(faults: Faults, case: Case) -> None:
 # Whole machines, which take a while to boot: where what the other one has to clean up differs.
 
 QUBES = (
-    (BACKEND, "usb-export", "attach", "usbip_host.take write bind"),
+    (BACKEND, "usb-export", "attach", "usbip_host._take write bind"),
     (BACKEND, "usb-export", "attach", "usb_export._prepare lstat usb-reset-on-attach"),
     (BACKEND, "usb-export", "attach", HANDED_OVER),
     (BACKEND, "usb-export", "attach", "qrexec.Link.await_end poll"),

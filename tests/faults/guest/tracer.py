@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Names every step of a program by which it looks at or changes something outside, before it.
 
-A step is `MODULE.FUNCTION CALL OBJECT`, such as `usbip_host.take write bind`. Steps of a loop are
+A step is `MODULE.FUNCTION CALL OBJECT`, such as `usbip_host._take write bind`. Steps of a loop are
 one; different calls of one name get ` (2)`, ` (3)`, ... in their order. Between two steps nothing
 outside changes, so a fault before each is a fault at every moment.
 
