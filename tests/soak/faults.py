@@ -93,11 +93,9 @@ class Attachment:
                 SETTLE_SECONDS,
             )
         except LabError as error:
-            found = [f"{guest.name}: {guest.run(self._looks()).text}" for guest in self._guests()]
+            guests = (self.qubes.backend, self.qubes.frontend)
+            found = [f"{guest.name}: {guest.run(self._looks()).text}" for guest in guests]
             raise Wrong("\n".join([f"not clean: {str(error).splitlines()[0]}", *found])) from error
-
-    def _guests(self) -> tuple[Guest, Guest]:
-        return self.qubes.backend, self.qubes.frontend
 
     def _looks(self) -> str:
         """A command that shows what a guest knows of this device."""
