@@ -185,14 +185,17 @@ class Machine:
         path = self.folder / f"{self.name}.gdb"
         server = f"gdbserver unix:{path},server=on,wait=off"
         self.monitor.command("human-monitor-command", **{"command-line": server})
-        with socket.socket(socket.AF_UNIX) as gdb:
-            gdb.settimeout(10)
-            gdb.connect(str(path))
-            before = _ask_gdb(gdb, f"m{address:x},{len(data):x}")
-            answers = _ask_gdb(gdb, f"M{address:x},{len(data):x}:{data.hex()}"), _ask_gdb(gdb, "D")
-        self.monitor.command("human-monitor-command", **{"command-line": "gdbserver none"})
-        if answers != ("OK", "OK"):
-            raise LabError(f"{self.name}: no memory at {address:#x}: {answers}")
+        try:
+            with socket.socket(socket.AF_UNIX) as gdb:
+                gdb.settimeout(10)
+                gdb.connect(str(path))
+                before = _ask_gdb(gdb, f"m{address:x},{len(data):x}")
+                answer = _ask_gdb(gdb, f"M{address:x},{len(data):x}:{data.hex()}")
+        finally:
+            self.monitor.command("human-monitor-command", **{"command-line": "gdbserver none"})
+            self.monitor.command("cont")
+        if answer != "OK":
+            raise LabError(f"{self.name}: no memory at {address:#x}: {answer}")
         return bytes.fromhex(before)
 
     def kill(self) -> None:
