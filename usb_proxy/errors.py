@@ -3,9 +3,21 @@
 
 from __future__ import annotations
 
+import errno
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+SHORTAGES = (
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+)
+"""Answers of a kernel that has, or may give, no more of what any program needs."""
 
 
 class ExitCode:
@@ -49,9 +61,14 @@ def sentence(id: str, /, **fields: object) -> str:
 
 
 class UsbProxyError(Exception):
-    """A failure that the user is told of, by its id in the catalogue and the fields of that."""
+    """A failure that the user is told of, by its id in the catalogue and the fields of that.
+
+    `aside` is what nobody but this qube's own journal is told: what the exporter says reaches
+    another qube.
+    """
 
     code = ExitCode.INTERNAL
+    aside = ""
 
     def __init__(self, id: str, /, **fields: object) -> None:
         super().__init__(id)
@@ -131,3 +148,42 @@ def printable(untrusted_text: bytes, limit: int = 600) -> str:
     text = " ".join(shown.split())
     end = limit // 20
     return text if len(text) <= limit else f"{text[: limit - 3 - end]}...{text[len(text) - end :]}"
+
+
+def account(error: BaseException) -> tuple[int, str]:
+    """The exit code of whatever was raised, and all that went wrong in one line."""
+    chain = history(error)
+    # An OSError in the middle has become the sentence that follows it.
+    told = [e for e in chain if isinstance(e, UsbProxyError)]
+    told = told or [failure for e in chain[:1] if (failure := lack(e))]
+    sentences: list[object] = [*told]
+    is_defect = not told or not isinstance(chain[0], UsbProxyError | OSError | MemoryError)
+    if is_defect:
+        sentences.insert(0, _defect(chain[0]))
+    return ExitCode.INTERNAL if is_defect else told[0].code, in_words(sentences)
+
+
+def lack(error: BaseException) -> SystemLackError | None:
+    """The sentence for what the kernel says; None where that is a defect of ours.
+
+    An FD that is not open was closed by ourselves.
+    """
+    if isinstance(error, MemoryError):
+        return SystemLackError("UP-723", reason="Cannot allocate memory")
+    if not isinstance(error, OSError) or error.errno == errno.EBADF:
+        return None
+    if error.errno in SHORTAGES:
+        return SystemLackError("UP-723", reason=reason(error))
+    path = printable(str(error.filename or "what it needs").encode("ascii", "replace"), 200)
+    return SystemLackError("UP-760", path=path, reason=reason(error))
+
+
+def _defect(error: BaseException) -> str:
+    """What to tell of an exception that is none of ours."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+    return sentence(
+        "UP-101", error=printable(repr(error).encode(errors="replace"), 300), place=where
+    )

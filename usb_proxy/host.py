@@ -1,36 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The only door to files, commands, signals and clocks.
-
-`posix` is `os` without its half in Python, which would be a tenth of a program's start.
-"""
+"""The door to commands, processes, signals and clocks; and by its base class to files."""
 
 from __future__ import annotations
 
-import fcntl
 import posix as os
 import select
 import time
 
 from usb_proxy.errors import StoppedError, SystemLackError, printable, reason
+from usb_proxy.files import Files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as signal  # noqa: PLC0414 (for other modules, too)
+    import signal as signal  # noqa: PLC0414 (for `folders`, too)
     from collections.abc import Mapping, Sequence
 else:
     import _signal as signal  # All of it but the enums, see kernel.py.
 
 COMMAND_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
-READ_LIMIT = 16384
 COMMAND_SECONDS = 10.0
+KILL_SECONDS = 1.0
+"""How long a killed process may take to die; one that waits in the kernel does not."""
+
+POLLIN, POLLRDHUP, SIGUSR1 = select.POLLIN, select.POLLRDHUP, signal.SIGUSR1
+"""For others, who do not import these modules."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Host:
+class Host(Files):
     """The machine as this program sees it; tests give another root, environment and FDs.
 
-    `root` is put before every path, `link` is the FD that qrexec calls stdin. `stopped_by` is the
-    stop signal that has come, or 0.
+    `link` is the FD that qrexec calls stdin. `stopped_by` is the stop signal that has come, or 0.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Host:
         errors: int = 2,
         output: int = 1,
     ) -> None:
-        self.root = root
+        super().__init__(root)
         if environment is None:
             ours = os.environ.items()
             environment = {
@@ -54,53 +55,12 @@ class Host:
         self.stopped_by = 0
         self._wakeup = -1
 
-    # Files. A kernel file gets one write() and never O_CREAT.
-
-    def read(self, path: str, directory: int | None = None) -> str:
-        """The text of a small file, at most 16 KiB; OSError as the kernel says."""
-        where = self.root + path if directory is None else path
-        # O_NONBLOCK: a pipe that was planted in a file's place must not hold us up.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = os.open(where, flags, dir_fd=directory)
-        try:
-            return os.read(fd, READ_LIMIT).decode("ascii", "replace")
-        finally:
-            os.close(fd)
-
-    def write(self, path: str, text: str, directory: int | None = None) -> None:
-        """Write `text` to a file that exists, in one piece; OSError as the kernel says."""
-        where = self.root + path if directory is None else path
-        fd = os.open(where, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            os.write(fd, text.encode("ascii"))
-        finally:
-            os.close(fd)
-
-    def control(self, fd: int, request: int, argument: int | bytes = 0) -> None:
-        """An ioctl(2) of an open device node; OSError as the kernel says."""
-        fcntl.ioctl(fd, request, argument)
-
-    def exists(self, path: str) -> bool:
-        """Whether there is something at `path`."""
-        try:
-            os.lstat(self.root + path)
-        except OSError:
-            return False
-        return True
-
-    def listing(self, path: str) -> list[str]:
-        """The sorted names in a folder; none if there is no such folder."""
-        try:
-            return sorted(os.listdir(self.root + path))
-        except FileNotFoundError:
-            return []
-
     # Commands.
 
     def find_command(self, name: str) -> str | None:
         """The full path of a command in the system's folders, or None."""
         for folder in COMMAND_PATH:
-            if os.access(f"{self.root}{folder}/{name}", os.X_OK):
+            if self.is_executable(f"{folder}/{name}"):
                 return f"{self.root}{folder}/{name}"
         return None
 
@@ -152,29 +112,110 @@ class Host:
         finally:
             os.close(ours)
 
+    def run_here(self, path: str, command: Sequence[str]) -> int:
+        """Run a program with this one's terminal and environment: its exit code, as `run` has it.
+
+        SystemLackError when it does not start.
+        """
+        try:
+            # A child starts with no signal blocked, and dies of a closed pipe, as others do.
+            pid = os.posix_spawn(
+                path,
+                list(command),
+                self.environment,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE],
+            )
+        except OSError as error:
+            raise SystemLackError("UP-702", command=command[0], reason=reason(error)) from error
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+
     def load_module(self, module: str, appears: str) -> None:
         """Make a kernel driver available, whose sysfs folder is `appears`; or SystemLackError."""
         if self.exists(appears):
             return
         code, untrusted_errors = self.run(["modprobe", module])
-        if code or not self.exists(appears):
+        if not self.exists(appears):
             said = printable(untrusted_errors) or f"exit code {code}"
             raise SystemLackError("UP-704", module=module, said=said)
 
     def reap(self, pid: int, deadline: float) -> int | None:
-        """Wait for a child's end: its exit code, or None when it had to be killed at `deadline`."""
-        handle = os.pidfd_open(pid)
+        """Wait for a child's end: its exit code, or None when it had to be killed at `deadline`.
+
+        One that is in the kernel then, and does not even die, is left to whoever inherits it.
+        """
         try:
-            ended = bool(self.wait({handle: select.POLLIN}, deadline, stoppable=False))
+            handle = os.pidfd_open(pid)
+        except OSError:
+            # No more files. What it does must not come after what we do to clean up. The first
+            # SIGCHLD may be that of an earlier child: it stays pending while it is blocked.
+            os.kill(pid, signal.SIGKILL)
+            while not os.waitpid(pid, os.WNOHANG)[0]:
+                if signal.sigtimedwait((signal.SIGCHLD,), KILL_SECONDS) is None:
+                    break
+            raise
+        try:
+            ended = bool(self.wait({handle: POLLIN}, deadline, stoppable=False))
             if not ended:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
+                self.wait({handle: POLLIN}, self.now() + KILL_SECONDS, stoppable=False)
+            reaped, status = os.waitpid(pid, 0 if ended else os.WNOHANG)
+            if not reaped:
+                return None
         finally:
             os.close(handle)
         code = os.waitstatus_to_exitcode(status)
         return (code if code >= 0 else 128 - code) if ended else None
 
+    # Processes. A handle is a pidfd: readable once the process has ended, and never another's.
+
+    def pid(self) -> int:
+        """The number of this process."""
+        return os.getpid()
+
+    def parent(self) -> int:
+        """The number of the process that has started this one."""
+        return os.getppid()
+
+    def open_process(self, pid: int) -> int:
+        """A handle of a process; ProcessLookupError if there is none."""
+        return os.pidfd_open(pid)
+
+    def ask_to_end(self, handle: int) -> None:
+        """Tell a process to end, unless it has."""
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            signal.pidfd_send_signal(handle, signal.SIGCONT)  # Stopped, it would not hear.
+        except ProcessLookupError:
+            pass
+
+    def end_session(self, pid: int) -> None:
+        """Tell all processes to end that are of the session of a child of ours."""
+        os.killpg(pid, signal.SIGTERM)
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to another process."""
+        os.kill(pid, number)
+
+    def prefer(self, pid: int, priority: int) -> None:
+        """Give a process a priority, as nice(2) counts, unless somebody gave it another one."""
+        if os.getpriority(os.PRIO_PROCESS, pid) == 0:
+            os.setpriority(os.PRIO_PROCESS, pid, priority)
+
     # Time, signals and rights.
+
+    def release(self) -> str:
+        """The release of the kernel that runs."""
+        return os.uname().release
+
+    def width(self) -> int | None:
+        """How many columns the terminal has that stdout is; None without one."""
+        try:
+            return os.get_terminal_size(self.output).columns or None
+        except OSError:
+            return None
 
     def is_root(self) -> bool:
         """Whether this process has root's rights."""
@@ -188,8 +229,7 @@ class Host:
         """From here on `wait` alone notices a stop signal, and none interrupts a kernel write.
 
         usbip-host waits interruptibly while it is unbound and frees its data on a signal, in use
-        or not (drivers/usb/usbip/usbip_event.c, usbip_stop_eh). Who may start an exporter by sudo
-        can give it a timer or a terminal that send others: setitimer(2) outlives execve(2).
+        or not (drivers/usb/usbip/usbip_event.c, usbip_stop_eh).
         """
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup = ours
@@ -199,6 +239,10 @@ class Host:
         signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             signal.signal(number, self._stop)
+
+    def is_told_to_end(self) -> bool:
+        """Whether SIGTERM has come: from whoever detaches in this qube, or when it shuts down."""
+        return self.stopped_by == signal.SIGTERM
 
     def _stop(self, number: int, _frame: object) -> None:
         self.stopped_by = number
@@ -219,7 +263,7 @@ class Host:
             poll.register(fd, mask)
         stoppable = stoppable and self._wakeup >= 0
         if stoppable:
-            poll.register(self._wakeup, select.POLLIN)
+            poll.register(self._wakeup, POLLIN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         try:
             ready = dict(poll.poll(None if left is None else left * 1000))
@@ -229,6 +273,17 @@ class Host:
         if stoppable and self._wakeup in ready:
             raise StoppedError("UP-801")
         return ready
+
+    def has_event(self, fd: int, mask: int) -> bool:
+        """Whether an FD has an event of poll(2) by now."""
+        poll = select.poll()
+        poll.register(fd, mask)
+        return bool(poll.poll(0))
+
+    def warn(self, name: str, untrusted_sentence: bytes) -> None:
+        """Tell the user, who got what was asked for, what should be looked at; or nothing."""
+        if sentence := printable(untrusted_sentence):
+            self.say(f"{name}: {sentence}")
 
     def say(self, text: str) -> None:
         """Tell the user one line; that nobody listens any more is no failure."""

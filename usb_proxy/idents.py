@@ -11,12 +11,19 @@ BUS_ID_LIMIT = 31
 DOMAIN_NAME_LIMIT = 31
 """qrexec's `target_domain` is 32 bytes with its end (qrexec.h, struct trigger_service_params3)."""
 
+QUBESDB = "/qubes-usb-devices"
+"""All devices of a qube in its QubesDB; what is written to it is nothing, for dom0 to look."""
+
 STUB_DOMAIN_SUFFIX = "-dm"
+
+INTERFACES_LIMIT = 32
+"""Interfaces of one device that are told of: USB_MAXINTERFACES (include/linux/usb.h)."""
 
 _PORT_DEPTH = 6
 """A root port and five hubs: the seven tiers of USB with the root hub (USB 2.0, 4.1.1)."""
 
 _HEX = frozenset("0123456789abcdefABCDEF")
+_LOWER_HEX = frozenset("0123456789abcdef")
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _NAME = _LETTERS | frozenset("0123456789_.-")
 
@@ -100,6 +107,71 @@ def parse_target(untrusted_text: str) -> Target:
     return BusId.parse(untrusted_text)
 
 
+class Announcement(str):
+    """What dom0 says that a device is: `VVVV:PPPP`, and each kind of interface as `CCSSPP`.
+
+    Or `*` behind the product, for any interfaces.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, untrusted_text: str) -> Announcement:
+        """Take a line such as `046d:0825 0e0100 0e0200 010100`; RequestError for anything else."""
+        untrusted_product, *untrusted_kinds = untrusted_text.split(" ")
+        vendor, colon, product = untrusted_product.partition(":")
+        if (
+            (len(vendor), colon, len(product)) == (4, ":", 4)
+            and _LOWER_HEX.issuperset(vendor + product)
+            and (untrusted_kinds == ["*"] or 0 < len(untrusted_kinds) <= INTERFACES_LIMIT)
+            and (
+                untrusted_kinds == ["*"]
+                or all(len(k) == 6 and _LOWER_HEX.issuperset(k) for k in untrusted_kinds)
+            )
+        ):
+            return cls(untrusted_text)
+        shown = printable(untrusted_text.encode(errors="replace"), 60)
+        raise RequestError("UP-229", text=shown)
+
+    @property
+    def product(self) -> str:
+        """Vendor and product, `VVVV:PPPP` in lower case, as sysfs has them."""
+        return self[:9]
+
+    def covers(self, kinds: set[str]) -> bool:
+        """Whether an interface that is all of these was announced."""
+        announced = self[10:].split(" ")
+        return announced == ["*"] or kinds.issubset(announced)
+
+
+class Attachment(str):
+    """A device of a backend that is attached to this frontend, `BACKEND-DEVICE`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, backend: str, device: str) -> Attachment:
+        """That of a device with this name in this backend."""
+        return cls(f"{backend}-{device}")
+
+    @classmethod
+    def parse(cls, untrusted_text: str) -> Attachment:
+        """Take `sys-usb-2-1` or `sys-usb-0x46f4.0x0001`; RequestError for anything else."""
+        untrusted = cls(untrusted_text)
+        return cls.of(DomainName.parse(untrusted.backend), parse_target(untrusted.device))
+
+    @property
+    def backend(self) -> str:
+        """The qube that has the device."""
+        return self[: -len(self.device) - 1]
+
+    @property
+    def device(self) -> str:
+        """What the backend was asked for: a bus id has a dash itself."""
+        *_, bus, rest = ["", *self.split("-")]
+        return rest if rest.startswith("0x") else f"{bus}-{rest}"
+
+
 class DomainName(str):
     """The name of a qube."""
 
@@ -128,4 +200,4 @@ class DomainName(str):
 
 def qubesdb_key(bus_id: BusId) -> str:
     """Where a device stands in QubesDB; a dot cannot be part of a key, so it is `_`."""
-    return "/qubes-usb-devices/" + bus_id.replace(".", "_")
+    return f"{QUBESDB}/" + bus_id.replace(".", "_")

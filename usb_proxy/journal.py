@@ -7,13 +7,11 @@ Where no journal listens, or is too slow, an entry is lost; that is no failure.
 
 from __future__ import annotations
 
-import _socket
-
-from usb_proxy.errors import printable
+from usb_proxy import sockets
+from usb_proxy.errors import UsbProxyError, lack, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from usb_proxy.errors import UsbProxyError
     from usb_proxy.host import Host
 
 SOCKET = "/run/systemd/journal/socket"
@@ -26,6 +24,7 @@ FAILED = "09c80de5fa1447dc8cf075fee15498a5"
 DETACHED_HERE = "detached here"
 DETACHED_THERE = "detached there"
 UNPLUGGED = "unplugged"
+REMOVED = "removed here"
 STOPPED = "stopped by a signal"
 DIED = "repaired after a death"
 BROKEN = "failed"
@@ -34,7 +33,7 @@ _INFO, _WARNING = 6, 4
 """Priorities, syslog(3)."""
 
 
-class Attachment:
+class Entry:
     """One attachment, seen from this qube: `is_import` if its device is plugged in at the `peer`.
 
     `product` is `VVVV:PPPP`, once it is known.
@@ -60,13 +59,26 @@ class Attachment:
         """It is attached no more; after so many seconds, or since `attached` was told of."""
         self._end(_WARNING if why == DIED else _INFO, why, why, seconds)
 
-    def failed(self, error: UsbProxyError) -> None:
+    def failed(self, error: UsbProxyError | OSError | MemoryError) -> None:
         """It was not attached, or its end was not as it should be."""
+        told = error if isinstance(error, UsbProxyError) else lack(error)
+        if told is None:
+            return  # A defect, which is told where it is seen.
         if self._began is None:
-            more = {"REASON": BROKEN, "ERROR": error.id}
-            self._send(FAILED, _WARNING, "was not attached to", f": {error}", more)
+            text = f"{told} ({told.aside})" if told.aside else str(told)
+            more = {"REASON": BROKEN, "ERROR": told.id}
+            self._send(FAILED, _WARNING, "was not attached to", f": {text}", more)
         else:
-            self._end(_WARNING, BROKEN, str(error), None, error.id)
+            self.failed_after(told, None)
+
+    def failed_after(self, error: UsbProxyError, seconds: float | None) -> None:
+        """Its end was not as it should be; after so many seconds, or since `attached`."""
+        told = f"{error} ({error.aside})" if error.aside else str(error)
+        self._end(_WARNING, BROKEN, told, seconds, error.id)
+
+    def warned(self, error: UsbProxyError) -> None:
+        """Something about it went wrong, and does no harm to it."""
+        self._send("", _WARNING, "has a warning in", f": {error}", {"ERROR": error.id})
 
     def _end(
         self, priority: int, why: str, told: str, seconds: float | None, error: str = ""
@@ -102,11 +114,7 @@ class Attachment:
             for name, text in fields.items()
             if text
         ]
-        kinds = _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
-        link = _socket.socket(_socket.AF_UNIX, kinds)
         try:
-            link.sendto("".join(lines).encode("ascii"), self._host.root + SOCKET)
+            sockets.send(self._host, SOCKET, "".join(lines).encode("ascii"))
         except OSError:
-            pass
-        finally:
-            link.close()
+            pass  # Also where no more files can be opened: who told us of that has to go on.

@@ -6,6 +6,10 @@ Plain numbers: the module `enum` alone would be a fifth of a program's start and
 
 from __future__ import annotations
 
+VHCI_MODULE = "vhci-hcd"
+VHCI_DRIVER = "/sys/devices/platform/vhci_hcd.0"
+"""The frontend's driver, and its first controller: it is there with the module (vhci_hcd.c)."""
+
 
 class UsbSpeed:
     """`enum usb_device_speed`, linux/usb/ch9.h; what vhci's `attach` takes."""
@@ -51,8 +55,12 @@ USBDEVFS_CLAIM_PORT = 0x80045518
 USB_CLASS_HUB = "09"
 """linux/usb/ch9.h, as bDeviceClass shows it."""
 
-AF_NETLINK = 16
-"""linux/socket.h."""
+USB_DT_CONFIG, USB_DT_INTERFACE = 2, 4
+"""Kinds of descriptors, linux/usb/ch9.h."""
+
+USB_DT_DEVICE_SIZE = 18
+"""Of a device's descriptor, whatever it says of its length; its last byte counts the
+configurations. linux/usb/ch9.h."""
 
 NETLINK_KOBJECT_UEVENT = 15
 """linux/netlink.h."""

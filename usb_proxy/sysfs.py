@@ -3,9 +3,17 @@
 
 from __future__ import annotations
 
-import posix as os
+import errno
 
-from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, printable, reason
+from usb_proxy.errors import (
+    InUseError,
+    NoDeviceError,
+    RequestError,
+    SystemLackError,
+    UsbProxyError,
+    printable,
+    reason,
+)
 from usb_proxy.idents import BusId, Target, VendorProduct
 from usb_proxy.kernel import USB_CLASS_HUB, USBDEVFS_RESET
 
@@ -19,24 +27,30 @@ SERIAL_LIMIT = 126
 
 VIRTUAL_CONTROLLER = "/vhci_hcd."
 
+GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR)
+"""What the kernel answers of a device that has gone, or of a file that went with its driver."""
+
 
 class UsbDevice:
     """One device, held by its open sysfs folder; a context manager.
 
     When the device goes everything here fails, and never reaches another one that took its port.
+    What the kernel answers is raised as a sentence, see `failure`; but by `pin`.
     """
 
     def __init__(self, host: Host, bus_id: BusId) -> None:
         self._host = host
         self.bus_id = bus_id
+        self.is_pinned = False
         self._pins: list[int] = []
-        self._database: str | None = None
         self._identity: str | None = None
-        link = f"{host.root}{DEVICES}/{bus_id}"
         try:
-            self._folder = os.open(link, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise NoDeviceError("UP-301", target=bus_id) from error
+            self._folder = host.open_folder(f"{DEVICES}/{bus_id}")
+        except OSError as error:
+            if error.errno in GONE:
+                raise NoDeviceError("UP-301", target=bus_id) from error
+            why = reason(error)
+            raise SystemLackError("UP-712", tried="open", device=bus_id, reason=why) from error
 
     def __enter__(self) -> UsbDevice:
         return self
@@ -46,8 +60,7 @@ class UsbDevice:
 
     def close(self) -> None:
         """Let it go."""
-        for fd in (self._folder, *self._pins):
-            os.close(fd)
+        self._host.close_all(self._folder, *self._pins)
 
     def become(self, successor: UsbDevice) -> None:
         """Stand for another device from here on, whose own object is used no more."""
@@ -59,7 +72,9 @@ class UsbDevice:
         try:
             return self._host.read(name, self._folder).rstrip("\n")
         except OSError as error:
-            raise NoDeviceError("UP-302", device=self.bus_id, reason=reason(error)) from error
+            if error.errno in GONE:
+                raise self._departure(error) from error
+            raise self.failure("look at", error) from error
 
     def number(self, name: str) -> int:
         """The decimal number in one of its files; NoDeviceError when there is none any more."""
@@ -69,24 +84,38 @@ class UsbDevice:
             raise NoDeviceError("UP-302", device=self.bus_id, reason=shown)
         return int(text)
 
-    def write(self, name: str, text: str) -> None:
-        """Write one of its files; OSError as the kernel says."""
-        self._host.write(name, text, self._folder)
+    def write(self, name: str, text: str, tried: str) -> None:
+        """Write one of its files; `failure` of what was `tried` as the kernel says."""
+        try:
+            self._host.write(name, text, self._folder)
+        except OSError as error:
+            raise self.failure(tried, error) from error
+
+    def _departure(self, error: OSError) -> NoDeviceError:
+        return NoDeviceError("UP-302", device=self.bus_id, reason=reason(error))
+
+    def failure(self, tried: str, error: OSError) -> UsbProxyError:
+        """What to raise when the kernel refused to do what was `tried` with it."""
+        if not self.is_plugged():
+            return self._departure(error)
+        if error.errno == errno.EBUSY:
+            return InUseError("UP-404", device=self.bus_id)
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return SystemLackError("UP-708", tried=tried, device=self.bus_id)
+        return SystemLackError("UP-712", tried=tried, device=self.bus_id, reason=reason(error))
 
     def is_plugged(self) -> bool:
         """Whether the device is still there."""
-        try:
-            os.stat("busnum", dir_fd=self._folder)
-        except OSError:
-            return False
-        return True
+        return self._host.exists("busnum", self._folder)
 
     def driver(self) -> str | None:
         """The name of the driver that has the whole device, if any."""
         try:
-            return os.readlink("driver", dir_fd=self._folder).rpartition("/")[2]
-        except FileNotFoundError:
-            return None
+            return self._host.read_link("driver", self._folder).rpartition("/")[2]
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise self.failure("look at", error) from error
 
     def is_authorized(self) -> bool:
         """Whether the kernel may configure it (Documentation/usb/authorization.rst)."""
@@ -100,29 +129,39 @@ class UsbDevice:
         """What it says it is: `VVVV:PPPP`."""
         return f"{self.attribute('idVendor')}:{self.attribute('idProduct')}"
 
+    def path(self) -> str:
+        """Its folder without links, below the root of the machine; SystemLackError without /proc.
+
+        With ` (deleted)` at its end when it has gone.
+        """
+        try:
+            return self._host.place(self._folder)
+        except FileNotFoundError as error:
+            raise SystemLackError("UP-709") from error
+
+    def hub(self) -> str:
+        """The folder of its hub, wherever the device is."""
+        return self.path().rpartition("/")[0]
+
+    def port(self) -> str:
+        """The folder of its port; `peer` there leads to the other one of the same socket."""
+        hub = self.hub()
+        name = hub.rpartition("/")[2]
+        interface = f"{name[3:]}-0" if name.startswith("usb") else name
+        return f"{hub}/{interface}:1.0/{name}-port{port_number(self.bus_id)}"
+
     def peer(self) -> BusId | None:
         """Its bus id if it came back at the other of USB 2 and USB 3; it may have gone.
 
         Both halves of a controller or hub have a port for the one that is seen from outside
         (Documentation/ABI/testing/sysfs-bus-usb, `peer`).
         """
-        hub, number = self._hub(), self.port_number()
-        name = hub.rpartition("/")[2]
-        interface = f"{name[3:]}-0" if name.startswith("usb") else name
         try:
-            link = os.readlink(f"{hub}/{interface}:1.0/{name}-port{number}/peer")
+            link = self._host.read_link(f"{self.port()}/peer")
         except OSError:
             return None
         other, _, port = link.rpartition("/")[2].rpartition("-port")
         return BusId(f"{other[3:]}-{port}" if other.startswith("usb") else f"{other}.{port}")
-
-    def _hub(self) -> str:
-        """The folder of its hub, wherever the device is."""
-        return os.readlink(f"/proc/self/fd/{self._folder}").rpartition("/")[0]
-
-    def port_number(self) -> int:
-        """The number of its port at its hub."""
-        return int(self.bus_id.replace("-", ".").rpartition(".")[2])
 
     def identity(self) -> str:
         """Vendor, product and serial number, by which a device is known that comes back.
@@ -131,9 +170,9 @@ class UsbDevice:
         """
         if self._identity is None:
             try:
-                untrusted_serial = self._host.read("serial", self._folder)
-            except OSError:
-                untrusted_serial = ""
+                untrusted_serial = self.attribute("serial")
+            except NoDeviceError:
+                untrusted_serial = ""  # Many have none; what has gone has no product, either.
             serial = printable(untrusted_serial.encode(errors="replace"), SERIAL_LIMIT)
             self._identity = f"{self.product()} {serial}"
         return self._identity
@@ -152,11 +191,7 @@ class UsbDevice:
         """Why this device is left alone, or None."""
         if self.attribute("bDeviceClass") == USB_CLASS_HUB:
             return RequestError("UP-206", device=self.bus_id)
-        try:
-            path = os.readlink(f"/proc/self/fd/{self._folder}")
-        except FileNotFoundError as error:
-            raise SystemLackError("UP-709") from error
-        if VIRTUAL_CONTROLLER in path:
+        if VIRTUAL_CONTROLLER in self.path():
             return RequestError("UP-207", device=self.bus_id)
         return None
 
@@ -171,41 +206,14 @@ class UsbDevice:
         pins: list[int] = []
         try:
             for folder in ("", "../"):
-                pins.append(os.open(self._node(folder), os.O_RDONLY | os.O_CLOEXEC))
+                pins.append(self._host.open_node(self._node(folder)))
             # As it is there still, the numbers were its own all the time.
             self.attribute("busnum")
         except BaseException:
-            for fd in pins:
-                os.close(fd)
+            self._host.close_all(*pins)
             raise
         self._pins = pins
-
-    def is_pinned(self) -> bool:
-        """Whether `pin` has been done."""
-        return bool(self._pins)
-
-    def property(self, name: str) -> str | None:
-        """A udev property of the device: its value, or None.
-
-        From udev's database, as libudev reads it (systemd, src/libsystemd/sd-device), read once.
-        """
-        if self._database is None:
-            try:
-                self._database = self._host.read(self._database_path())
-            except OSError:
-                self._database = ""
-        prefix = f"E:{name}="
-        for line in self._database.splitlines():
-            if line.startswith(prefix):
-                return line.removeprefix(prefix)
-        return None
-
-    def is_known_to_udev(self) -> bool:
-        """Whether udev has noticed it, and so that whatever was there before has gone."""
-        return self._host.exists(self._database_path())
-
-    def _database_path(self) -> str:
-        return f"/run/udev/data/c{self.attribute('dev')}"
+        self.is_pinned = True
 
     def reset(self) -> None:
         """Reset its port (USBDEVFS_RESET); the device keeps its bus id.
@@ -213,39 +221,39 @@ class UsbDevice:
         NoDeviceError when it does not come back as what it was, SystemLackError without root.
         """
         try:
-            fd = os.open(self._node(), os.O_WRONLY | os.O_CLOEXEC)
+            fd = self._host.open_node(self._node(), writes=True)
             try:
                 self._host.control(fd, USBDEVFS_RESET)
             finally:
-                os.close(fd)
+                self._host.close_all(fd)
         except PermissionError as error:
             raise SystemLackError("UP-708", tried="reset", device=self.bus_id) from error
         except OSError as error:
             raise NoDeviceError("UP-303", device=self.bus_id, reason=reason(error)) from error
 
-    def hub_node(self) -> str:
-        """The file of usbfs for its hub, also when the device has gone; OSError without a hub."""
-        hub = self._hub().removeprefix(self._host.root)
-        bus, device = (int(self._host.read(f"{hub}/{name}")) for name in ("busnum", "devnum"))
-        return f"{self._host.root}/dev/bus/usb/{bus:03d}/{device:03d}"
-
     def _node(self, folder: str = "") -> str:
         """The file of usbfs for this device, or for its hub with `folder` `../`."""
         bus, device = (self.number(folder + name) for name in ("busnum", "devnum"))
-        return f"{self._host.root}/dev/bus/usb/{bus:03d}/{device:03d}"
+        return f"/dev/bus/usb/{bus:03d}/{device:03d}"
 
 
-def find(host: Host, target: Target) -> BusId:
-    """The bus id of the one device that `target` names and that may be exported or reset.
+def port_number(bus_id: BusId) -> int:
+    """The number of a device's port at its hub."""
+    return int(bus_id.replace("-", ".").rpartition(".")[2])
 
-    RequestError for a hub, for a device that came from another qube, and when several match;
-    NoDeviceError when none does.
+
+def node(host: Host, folder: str) -> str:
+    """The file of usbfs for the device or hub in a folder; OSError when it has gone."""
+    bus, device = (int(host.read(f"{folder}/{name}")) for name in ("busnum", "devnum"))
+    return f"/dev/bus/usb/{bus:03d}/{device:03d}"
+
+
+def look_up(host: Host, target: Target) -> BusId:
+    """The bus id that `target` names; that it may be used is for `open_usable` to say.
+
+    RequestError when several devices match vendor and product, NoDeviceError when none does.
     """
     if isinstance(target, BusId):
-        with UsbDevice(host, target) as device:
-            refusal = device.refusal()
-        if refusal:
-            raise refusal
         return target
     found = []
     for name in host.listing(DEVICES):
@@ -262,3 +270,21 @@ def find(host: Host, target: Target) -> BusId:
     if not found:
         raise NoDeviceError("UP-301", target=target)
     return found[0]
+
+
+def open_usable(host: Host, bus_id: BusId, target: Target) -> UsbDevice:
+    """The device of a bus id, open, if it may be exported or reset and still is what was asked for.
+
+    RequestError for a hub and for a device that came from another qube, NoDeviceError else.
+    """
+    device = UsbDevice(host, bus_id)
+    try:
+        refusal = device.refusal()
+        if refusal:
+            raise refusal
+        if not device.matches(target):
+            raise NoDeviceError("UP-304", target=target)
+    except BaseException:
+        device.close()
+        raise
+    return device

@@ -22,6 +22,14 @@ TOP = Path(__file__).parents[2]
 STICKS = {**{f"s{n}": ("xhci.0", str(n)) for n in range(1, 11)}, "high": ("ehci.0", "1")}
 """Block node and device: controller and port; see `inside/cases.py`."""
 
+PLATFORM_PROGRAMS = (
+    "usr/lib/qubes/qrexec-agent",
+    "usr/bin/qrexec-client",
+    "usr/bin/qrexec-client-vm",
+    "usr/bin/qubesdb-daemon",
+    *(f"usr/bin/qubesdb-{name}" for name in ("list", "read", "rm", "watch", "write")),
+    "usr/sbin/qrexec-daemon",
+)
 GIB = 1 << 30
 WAKE_SECONDS = 3
 
@@ -29,11 +37,17 @@ WAKE_SECONDS = 3
 class Bench:
     """A running guest with the benchmark and the trees of some implementations in it."""
 
-    def __init__(self, guest: Guest, trees: dict[str, Path], wishes: "queue.Queue[str]") -> None:
+    def __init__(
+        self,
+        guest: Guest,
+        trees: dict[str, Path],
+        wishes: "queue.Queue[str]",
+        platform: Path | None,
+    ) -> None:
         self._guest, self._wishes = guest, wishes
         # Nobody asks what the stand-in for the platform's rules would publish here.
         guest.run("rm /usr/lib/udev/rules.d/99-lab-usb.rules; udevadm control --reload")
-        guest.run("tar -x -C /opt", stdin=pack(trees))
+        guest.run("tar -x -C /opt", stdin=pack(trees, platform))
         self._trees = [f"{name}=/opt/bench/trees/{name}" for name in trees]
         for node in STICKS:
             guest.add_zeroes(node, GIB)
@@ -48,6 +62,12 @@ class Bench:
         """One attach under strace, see `inside/trace.py`."""
         tree = self._trees[0].partition("=")[2]
         return self._start("tests.bench.inside.trace", tree, say=progress).decode()
+
+    def cases(self, module: str, *wanted: str, progress: Progress) -> dict[str, str]:
+        """What was wrong with each case of a module, "" if nothing; see `inside/real.py`."""
+        tree = self._trees[0].partition("=")[2]
+        found: dict[str, str] = json.loads(self._start(module, tree, *wanted, say=progress))
+        return found
 
     def _start(self, module: str, *arguments: str, say: Progress) -> bytes:
         """Run a module in the guest, and do what it wishes meanwhile."""
@@ -79,7 +99,7 @@ class Bench:
             raise LabError(f"the benchmark wishes {key}")
 
 
-def pack(trees: dict[str, Path]) -> bytes:
+def pack(trees: dict[str, Path], platform: Path | None = None) -> bytes:
     """A tarball of what the guest needs."""
 
     def without_byte_code(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -91,7 +111,20 @@ def pack(trees: dict[str, Path]) -> bytes:
             tar.add(TOP / name, f"bench/{name}", filter=without_byte_code)
         for name, tree in trees.items():
             tar.add(tree, f"bench/trees/{name}")
+        if platform is not None:
+            tar.add(platform, "bench/platform")
     return data.getvalue()
+
+
+def real_platform() -> Path | None:
+    """The tree that `PLATFORM` names, see CONTRIBUTING.md; LabError if it lacks a program."""
+    if not os.environ.get("PLATFORM"):
+        return None
+    tree = Path(os.environ["PLATFORM"])
+    missing = [name for name in PLATFORM_PROGRAMS if not os.access(tree / name, os.X_OK)]
+    if missing:
+        raise LabError(f"PLATFORM={tree} has no {', '.join(missing)}")
+    return tree
 
 
 def install(folder: Path) -> Path:
@@ -101,8 +134,10 @@ def install(folder: Path) -> Path:
 
 
 @contextmanager
-def running(trees: dict[str, Path], suite: str, progress: Progress) -> Iterator[Bench]:
-    """Boot the guest."""
+def running(
+    trees: dict[str, Path], suite: str, progress: Progress, platform: Path | None = None
+) -> Iterator[Bench]:
+    """Boot the guest; `platform` has real programs in the place of the stand-ins."""
     wishes: queue.Queue[str] = queue.Queue()
 
     def changed(_guest: str, key: str) -> None:
@@ -110,13 +145,18 @@ def running(trees: dict[str, Path], suite: str, progress: Progress) -> Iterator[
             wishes.put(key)
 
     with virtual_guest(suite, progress, changed) as guest:
-        yield Bench(guest, trees, wishes)
+        yield Bench(guest, trees, wishes, platform)
 
 
 def measure(
-    trees: dict[str, Path], cases: Sequence[str], *, runs: int, count: int, suite: str,
+    trees: dict[str, Path],
+    cases: Sequence[str],
+    *,
+    runs: int,
+    count: int,
+    suite: str,
     progress: Progress,
 ) -> Results:
     """Boot the guest, and measure some cases in it."""
-    with running(trees, suite, progress) as bench:
+    with running(trees, suite, progress, real_platform()) as bench:
         return bench.run(str(runs), str(count), *cases, progress=progress)

@@ -29,7 +29,8 @@ COLOURS = {"run": "#34607f", "wait": "#d5dee5", "sysfs": "#d9792b"}
 SHORTEST = 3.0
 """Milliseconds that a helper has to live to be given a row."""
 
-LABELLED = 18.0
+LETTER = 7.0
+"""Pixels of a wide letter: a label has to fit its box."""
 
 
 @dataclass
@@ -117,8 +118,9 @@ def draw(trace: str) -> str:
 
     for mark in range(0, int(whole) + 1, 50):
         x = LEFT + mark * scale
-        lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{height - 24}" '
-                     'stroke="#ccc"/>')
+        lines.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{height - 24}" stroke="#ccc"/>'
+        )
         lines.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{mark}</text>')
     for number, process in enumerate(rows):
         y = TOP + ROW * number
@@ -126,9 +128,10 @@ def draw(trace: str) -> str:
         box(process.start, process.end, y, COLOURS["run"], process.name)
         for start, end, kind, what in process.parts:
             box(start, end, y, COLOURS[kind], what)
-            if end - start > LABELLED:
-                lines.append(f'<text x="{LEFT + start * scale + 4:.1f}" y="{y + 13}">'
-                             f"{escape(what)} {end - start:.0f} ms</text>")
+            label = f"{what} {end - start:.0f} ms"
+            if (end - start) * scale > LETTER * len(label):
+                x = LEFT + start * scale + 4
+                lines.append(f'<text x="{x:.1f}" y="{y + 13}">{escape(label)}</text>')
     for number, (kind, text) in enumerate(
         (("run", "runs"), ("wait", "waits for others or the kernel"), ("sysfs", "in a kernel file"))
     ):

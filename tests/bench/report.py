@@ -72,8 +72,15 @@ def rows(found: Results) -> list[list[str]]:
         table[0] += ["reference", "ratio to it"]
     for name in dict.fromkeys([*ours, *reference, *floor]):
         mine, least = ours.get(name), floor.get(name)
-        row = [name, cell(mine), cell(least), ratio(mine, least), "", "",
-               str(len(mine or least or reference[name]))]
+        row = [
+            name,
+            cell(mine),
+            cell(least),
+            ratio(mine, least),
+            "",
+            "",
+            str(len(mine or least or reference[name])),
+        ]
         aim = AIMS.get(name)
         if aim and mine and (least or not aim.factor):
             limit = aim.limit(least)
@@ -97,7 +104,7 @@ def page(found: Results, template: str) -> str:
     head, *body = rows(found)
     lines = [head, ["---"] * len(head), *body]
     before, _, after = template.partition(PLACE)
-    after = after[after.index("\n\n"):]
+    after = after[after.index("\n\n") :]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{before}{PLACE}{table}{after}"
 

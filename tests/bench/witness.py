@@ -23,16 +23,27 @@ def instructions(tree: Path) -> dict[str, list[float]]:
 
     Nothing where valgrind is not installed, or `tree` is of another implementation.
     """
-    folder = tree / "usr/lib/qubes-usb-proxy"
+    folder = tree / "usr/lib/qubes/usb-proxy"
     if not (shutil.which("valgrind") and (folder / "usb_proxy/start.py").exists()):
         return {}
     code = START.format(folder=str(folder))
     found = {}
     for name in PROGRAMS:
         done = subprocess.run(
-            ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
-             "/usr/bin/python3", "-IS", "-c", code, name],
-            env={"PATH": "/usr/bin"}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [
+                "valgrind",
+                "--tool=callgrind",
+                "--callgrind-out-file=/dev/null",
+                "/usr/bin/python3",
+                "-IS",
+                "-c",
+                code,
+                name,
+            ],
+            env={"PATH": "/usr/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             check=False,
         )
         (count,) = re.findall(r"Collected : (\d+)", done.stderr)

@@ -5,7 +5,7 @@ A block of `console` has commands after a prompt, `MACHINE$` or, as root, `MACHI
 output. There `...` stands for any lines, or within one for a part without a gap between columns;
 how wide such a gap is does not count. A block of `policy` is dom0's rules,
 one of `udev` those of sys-usb. A comment `<!-- lab: ... -->` is done before what follows and not
-shown: a command with its prompt, or `plug the stick`.
+shown: a command with its prompt, `plug the stick`, `unplug the stick` or `suspend`.
 """
 
 import re
@@ -50,7 +50,7 @@ class Step:
 
 def _narrow(line: str) -> str:
     """A line with the smallest gaps between its columns."""
-    return re.sub(" {2,}", "  ", line.rstrip())
+    return re.sub(" {2,}", "  ", line.expandtabs().rstrip())
 
 
 def _pattern(line: str) -> str:
@@ -72,8 +72,11 @@ def steps(path: Path) -> Iterator[Step]:
     block: list[str] = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         hidden = re.fullmatch(r"<!-- lab: (.*) -->", line)
-        if hidden and hidden[1] == "plug the stick":
-            yield Step(name, number, "plug", "sys-usb", True, "stick", is_shown=False)
+        plugged = hidden and re.fullmatch(r"(plug|unplug) the ([a-z]+)", hidden[1])
+        if plugged:
+            yield Step(name, number, plugged[1], "sys-usb", True, plugged[2], is_shown=False)
+        elif hidden and hidden[1] == "suspend":
+            yield Step(name, number, "suspend", "dom0", True, "", is_shown=False)
         elif hidden:
             step = command((name, number), hidden[1])
             step.is_shown = False
@@ -81,13 +84,14 @@ def steps(path: Path) -> Iterator[Step]:
         elif line.startswith("```") and not language:
             language, block = line[3:] or "nothing", []
         elif line.startswith("```"):
-            yield from _steps_of_block((name, number - len(block)), language, block)
+            yield from steps_of_block((name, number - len(block)), language, block)
             language = ""
         elif language:
             block.append(line)
 
 
-def _steps_of_block(place: tuple[str, int], language: str, block: list[str]) -> Iterator[Step]:
+def steps_of_block(place: tuple[str, int], language: str, block: list[str]) -> Iterator[Step]:
+    """What a block says to do; `place` is its first line's."""
     name, first = place
     if language != "console":
         machine = {"policy": "dom0", "udev": "sys-usb"}.get(language, "")
@@ -108,7 +112,7 @@ def _steps_of_block(place: tuple[str, int], language: str, block: list[str]) -> 
 
 ALL = {path: list(steps(path)) for path in DOCUMENTS}
 LAB = ("dom0", "work", "sys-usb")
-LAB_DOCUMENTS = ("README.md", "docs/users.md")
+LAB_DOCUMENTS = ("README.md", "docs/users.md", "docs/recipes.md")
 
 NOT_RUN = {
     "sudo apt update": "needs a mirror of Debian",
@@ -119,8 +123,14 @@ NOT_RUN = {
     "sudo qubes-dom0-update qubes-usb-proxy-dom0": "needs dom0; apt and dnf install it in "
     "tests/packaging",
     "sudo systemctl restart qubesd": "the lab has a model of qubesd, which is no service",
+    "systemctl restart qubesd": "tests/packaging has no daemons",
     "make check-packages": "it is what runs these",
     "cp qubes-usb-proxy.repo /etc/yum.repos.d/": "no Fedora here; tests/packaging has dnf use it",
     "dnf install qubes-usb-proxy": "no Fedora here; dnf installs it in tests/packaging",
+    "qvm-usb attach work sys-usb:1-6": "the kernels of the lab have no driver of a camera",
+    "qvm-usb detach work sys-usb:1-6": "the kernels of the lab have no driver of a camera",
+    "adb devices": "the lab's phone has the interface of adb, but does not speak its protocol",
+    "qvm-features work usb-auto-attach 'u0701**'": "tests/dom0 sets the feature",
+    "qvm-usb-doctor --report": "tests/dom0 runs it",
 }
 """The commands that no test runs as they stand, and why."""

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs the demonstration and draws what it prints: `make demo-picture` writes docs/demo.svg."""
+"""Runs the demonstration and draws what it prints: `make demo-picture` writes docs/demo.svg.
+
+The first run builds what the machines boot, which later ones find: such a run is drawn.
+"""
 
 import html
 import re
@@ -11,6 +14,8 @@ from pathlib import Path
 TOP = Path(__file__).parents[2]
 PICTURE = TOP / "docs/demo.svg"
 COMMAND = "$ make demo"
+BUILT = "guest image built"
+"""What `tests.lab.lab` says in a first run."""
 COLUMNS = 92
 CHARACTER, LINE, MARGIN = 8.4, 20, 18
 """In pixels: how wide a character of 14 pixels is in most fonts, and what is around it."""
@@ -58,11 +63,20 @@ def text_of(svg: str) -> str:
     return "".join(html.unescape(re.sub("<[^>]*>", "", line)) + "\n" for line in lines)
 
 
+def demonstration() -> subprocess.CompletedProcess[str]:
+    """Run it once, and print what it prints."""
+    done = subprocess.run(
+        ["make", "--silent", "demo"], cwd=TOP, stdout=subprocess.PIPE, text=True, check=False
+    )
+    sys.stdout.write(done.stdout)
+    return done
+
+
 def main() -> int:
     """Give the exit code of the demonstration."""
-    done = subprocess.run(["make", "--silent", "demo"], cwd=TOP, stdout=subprocess.PIPE,
-                          text=True, check=False)
-    sys.stdout.write(done.stdout)
+    done = demonstration()
+    if done.returncode == 0 and BUILT in done.stdout:
+        done = demonstration()
     if done.returncode == 0:
         PICTURE.write_text(picture(f"{COMMAND}\n{done.stdout}"))
     return done.returncode

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qubes.device_protocol import DeviceAssignment, Port, VirtualDevice
 
 from tests.dom0.clock import run
 from tests.dom0.world import DEVICE_ID, World
-from usb_proxy.dom0.assignments import PAUSES, assigned
+from usb_proxy.dom0.assignments import assigned
+from usb_proxy.dom0.tries import PAUSES
 
 
 @pytest.fixture
@@ -69,14 +71,13 @@ def test_a_qube_starts(world: World) -> None:
         await world.work.fire_event_async("domain-start")
         # Each was tried once when the start is done, and the one that failed is tried again.
         assert sorted(attaches(world)) == [
-            f"work qubes.USBAttach sys-usb {port}" for port in ("2-1", "3-1")
+            f"work qubes.USBAttach sys-usb {port}" for port in ("2-1", "3-1", "4-1")
         ]
         await asyncio.sleep(60)
 
-    world.answer = "home"
     run(story())
-    assert [world.holder(port) for port in ("2-1", "3-1", "4-1")] == ["work", "work", "home"]
-    assert world.asked == [["home", "work"]]
+    assert [world.holder(port) for port in ("2-1", "3-1", "4-1")] == ["work", "work", "work"]
+    assert world.asked == []
 
 
 def test_what_the_user_detached_stays_so_when_another_qube_starts(world: World) -> None:
@@ -213,7 +214,7 @@ def test_one_failure_takes_no_other_down(world: World) -> None:
 
     run(story())
     assert "libvirt is away" in logged(world.home)
-    assert not world.rules.exists()
+    assert not world.allowed()
 
 
 def test_pauses_grow_and_end(world: World) -> None:
@@ -297,15 +298,25 @@ def test_a_device_that_comes_back_starts_anew(world: World) -> None:
     run(story())
 
 
-def test_qubesd_ends_while_it_tries(world: World) -> None:
+@pytest.mark.parametrize(("option", "marks"), [("x", "UP-902"), ("100%s", "'100%s'")])
+def test_what_is_stored_and_can_never_be_attached(world: World, option: str, marks: str) -> None:
+    """It was assigned before anybody refused it: it is never tried, and told once."""
+
     async def story() -> None:
-        await world.assign(world.work)
-        world.failures = [(1, b"resetting")] * 99
-        world.plug()
-        await asyncio.sleep(0.15)
-        world.ext.on_qubes_close(world.app, "qubes-close")
-        await asyncio.sleep(600)
-        assert len(world.calls) == 1
+        device = VirtualDevice(Port(world.usb, "2-1", "usb"), "*")
+        stored = DeviceAssignment(device, world.work, {option: "y"}, mode="auto-attach")
+        world.work.events_enabled = False  # as when qubesd reads qubes.xml
+        world.work.devices["usb"].load_assignment(stored)
+        world.work.events_enabled = True
+        world.load()
+        for _ in range(3):
+            world.plug()
+            await asyncio.sleep(60)
+            await world.work.fire_event_async("domain-start", start_guid=None)
+            world.unplug()
+            await asyncio.sleep(60)
 
     run(story())
-    assert not world.rules.exists()
+    assert not world.calls
+    assert logged(world.work).count("is not attached to work") == 1
+    assert marks in logged(world.work)

@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.dom0.clock import run
-from tests.dom0.world import DESC, ROOT, World
+from tests.dom0.world import DESC, ROOT, QubesDB, World
 from usb_proxy.dom0.qubesd import QubesException
 
 WRITES = 5000
@@ -62,10 +63,10 @@ def test_it_harms_nobody_but_itself(tmp_path: Path, seed: int) -> None:
         )
         await world.assign(world.work, "2-1")
         await world.assign(world.home, "1-1.4")
-        world.plug("5-1", vm=world.dom0)
+        world.plug("5-1", vm=world.home)
         writing = asyncio.ensure_future(rewrite())
         await asyncio.gather(writing, use("work", writing), use("home", writing))
-        assert [str(d.port) for d in world.dom0.devices["usb"]] == ["dom0:5-1"]
+        assert [str(d.port) for d in world.home.devices["usb"]] == ["home:5-1"]
         world.usb.untrusted_qdb.clear()
         await asyncio.sleep(120)
         world.change()
@@ -73,7 +74,7 @@ def test_it_harms_nobody_but_itself(tmp_path: Path, seed: int) -> None:
 
     run(story())
     assert not failures
-    assert not world.rules.exists()
+    assert not world.allowed()
     state = world.ext.attachments
     assert not state._held
     assert not state._waiting
@@ -116,3 +117,39 @@ def test_a_flood_is_looked_at_ten_times_a_second(tmp_path: Path) -> None:
 
     run(story())
     assert looks <= 12
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1.0, 30.0])
+def test_a_slow_qube_keeps_no_other_waiting(tmp_path: Path, seconds: float) -> None:
+    """What another one shows is told while it rests; and it is still looked at itself."""
+    world = World(tmp_path)
+    told: dict[str, float] = {}
+
+    class Slow(QubesDB):
+        def read(self, path: str) -> bytes | None:
+            loop: Any = asyncio.get_running_loop()
+            loop.now += seconds
+            return super().read(path)
+
+    world.usb.untrusted_qdb = Slow()
+
+    def note(vm: Any, _event: str, device: Any) -> None:
+        told[str(device.port)] = asyncio.get_running_loop().time()
+
+    async def story() -> None:
+        clock = asyncio.get_running_loop().time
+        for vm in (world.usb, world.home):
+            vm.add_handler("device-added:usb", note)
+        for number in range(4):
+            world.plug(f"1-{number + 1}")
+        await asyncio.sleep(0)
+        started = clock()
+        world.plug("5-1", vm=world.home)
+        while "home:5-1" not in told:
+            await asyncio.sleep(0.01)
+        # It is between two turns of the slow one, or in one of them.
+        assert told["home:5-1"] - started <= 4 * seconds + 1
+        await asyncio.sleep(12 * (3 * seconds + 10))
+        assert {f"sys-usb:1-{number + 1}" for number in range(4)} <= told.keys()
+
+    run(story())

@@ -60,7 +60,7 @@ def test_the_model_says_what_the_real_one_says() -> None:
 @real
 def test_qubesd_finds_the_extension() -> None:
     module: Any = importlib.import_module("qubes.ext")
-    assert USBProxyExtension._instance in module.get_extensions()  # type: ignore[attr-defined]
+    assert USBProxyExtension() in module.get_extensions()
     assert SOURCES is None or str(module.__file__).startswith(SOURCES)
 
 
@@ -76,7 +76,6 @@ def test_handlers_are_hooked_where_qubesd_looks(tmp_path: Path) -> None:
     ):
         ours = [h for h in local[event] if isinstance(h.__self__, USBProxyExtension)]
         assert len(ours) == 1, event
-    assert system["qubes-close"]
     assert system["domain-delete"]
 
 
@@ -111,7 +110,7 @@ def test_real_calls(caller: World, tmp_path: Path, code: int) -> None:
         await services._call(caller.work, "qubes.USBAttach", "sys-usb 2-1", 9, stubdom=True)
 
     if code:
-        with pytest.raises(QubesException, match=r"^work: \[1mno USB device$"):
+        with pytest.raises(QubesException, match=r"^work: \[1mno USB device \[UP-913\]$"):
             asyncio.run(story())
     else:
         asyncio.run(story())

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from qubes.device_protocol import DeviceAssignment, Port, VirtualDevice
 
 from tests.dom0.clock import run
 from tests.dom0.world import ROOT, World
 from usb_proxy import qrexec
 from usb_proxy.commands import usb_attach
 from usb_proxy.dom0 import services
+from usb_proxy.dom0.device import USBDevice
 from usb_proxy.dom0.qubesd import (
     DeviceAlreadyAttached,
     DeviceNotAssigned,
@@ -21,6 +25,7 @@ from usb_proxy.dom0.qubesd import (
     QubesVMNotRunningError,
     UnrecognizedDevice,
 )
+from usb_proxy.dom0.requests import AlreadyAttached, NotAttached
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def test_there_and_back(world: World) -> None:
 
     run(story())
     assert world.calls == ["work qubes.USBAttach sys-usb 1-1.4", "sys-usb qubes.USBDetach 1-1.4"]
-    assert not world.rules.exists()
+    assert not world.allowed()
 
 
 def test_a_stub_domain(world: World) -> None:
@@ -121,11 +126,11 @@ def test_two_at_once(world: World) -> None:
         results = await asyncio.gather(
             world.attach(world.work), world.attach(world.home), return_exceptions=True
         )
-        assert [type(result) for result in results] == [type(None), DeviceAlreadyAttached]
+        assert [type(result) for result in results] == [type(None), AlreadyAttached]
         results = await asyncio.gather(
             world.detach(world.work), world.detach(world.work), return_exceptions=True
         )
-        assert [type(result) for result in results] == [type(None), DeviceNotAssigned]
+        assert [type(result) for result in results] == [type(None), NotAttached]
         started = asyncio.get_running_loop().time()
         await asyncio.gather(world.attach(world.work), world.attach(world.home, "1-1.4"))
         assert asyncio.get_running_loop().time() - started < 1.5
@@ -134,7 +139,7 @@ def test_two_at_once(world: World) -> None:
     told = world.news()
     assert told["attach work sys-usb:2-1"] == 2
     assert told["detach work sys-usb:2-1"] == told["attach home sys-usb:1-1.4"] == 1
-    assert not world.rules.exists()
+    assert not world.allowed()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +163,7 @@ def test_what_the_user_reads(world: World, code: int, said: bytes, sentence: str
     assert text.isprintable()
     assert text.isascii()
     assert len(text) < 700
-    assert not world.rules.exists()
+    assert not world.allowed()
     run(world.attach(world.work))
 
 
@@ -166,7 +171,7 @@ def test_a_service_that_does_not_answer(world: World) -> None:
     world.seconds = 9999
     with pytest.raises(QubesException, match="gave no answer for 125 seconds"):
         run(world.attach(world.work))
-    assert not world.rules.exists()
+    assert not world.allowed()
 
 
 def test_a_cancelled_request(world: World) -> None:
@@ -176,7 +181,7 @@ def test_a_cancelled_request(world: World) -> None:
         assert "work" in world.rules.read_text()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert not world.rules.exists()
+        assert not world.allowed()
         await world.attach(world.home)
 
     run(story())
@@ -193,7 +198,9 @@ def test_a_backend_that_cannot_detach_does_not_keep_the_frontend(world: World) -
         ]
         await world.attach(world.work)
         world.failures = [(1, b"hangs"), (1, b"hangs, too")]
-        with pytest.raises(QubesException, match=r"sys-usb: hangs \[UP-913\]$"):
+        with pytest.raises(
+            QubesException, match=r"sys-usb: hangs \[UP-913\]; then: work: hangs, too"
+        ):
             await world.detach(world.work)
         world.failures = [(5, b"not attached"), (5, b"not attached")]
         world.before = lambda: world.connect("2-1", None)
@@ -208,7 +215,150 @@ def test_a_backend_that_cannot_detach_does_not_keep_the_frontend(world: World) -
 def test_a_rule_of_a_killed_qubesd_is_removed_at_start(world: World) -> None:
     world.rules.write_text("qubes.USB +2-1 work sys-usb allow user=root\n")
     world.load()
-    assert not world.rules.exists()
+    assert not world.allowed()
+    world.rules.unlink()
     world.rules.mkdir()
+    (world.rules / "x").touch()
     world.load()
     world.dom0.log.error.assert_called_once()
+
+
+@pytest.mark.parametrize(
+    ("ends", "port", "options", "sentence"),
+    [
+        (("work", "sys-usb"), "2-1", {"x": "y"}, "no options such as 'x'"),
+        (("work", "sys-usb"), "*", {"%s": "y"}, "no options such as '%%s'"),
+        (("work", "sys-usb"), "2-1:1.0", {}, "UP-201"),
+        (("work", "sys-usb"), "usb1", {}, "UP-202"),
+        (("work", "sys-usb"), "../x", {}, "UP-203"),
+        (("dom0", "sys-usb"), "2-1", {}, "UP-905"),
+        (("sys-usb", "sys-usb"), "*", {}, "UP-906"),
+        (("work", "dom0"), "2-1", {}, "UP-940"),
+        (("work", "far"), "2-1", {}, "UP-944"),
+        (("work", "sys-usb"), "2%s", {}, "'2%%s' names no"),
+        (("sys-usb", "sys-usb"), "2%s", {}, "'2%%s' names no"),
+    ],
+)
+def test_what_can_never_be_attached_is_not_assigned(
+    world: World, ends: tuple[str, str], port: str, options: dict[str, str], sentence: str
+) -> None:
+    vms = world.app.domains
+    frontend, backend = ends
+    device = VirtualDevice(Port(vms[backend], port, "usb"), "*")
+    devices = vms[frontend].devices["usb"]
+    assignment = DeviceAssignment(device, vms[frontend], options=options, mode="auto-attach")
+    with pytest.raises(QubesException, match=sentence):
+        run(devices.assign(assignment))
+    assert list(devices.get_assigned_devices()) == []
+
+
+@pytest.mark.parametrize(
+    ("port", "device_id", "sentence"),
+    [
+        ("2-1", "1.0", "'2-1:1.0' is .*UP-201"),
+        ("2-1", "1050:0407", "UP-201"),
+        ("*", "1.0", "UP-203"),
+        ("*", "%s", "%%s"),
+        ("2-1", "", "UP-201"),
+        ("2-1", "1050:0407:0001:u030101", ""),
+        ("2-1", "1050:0407:a:b:u030101", ""),
+        ("*", "0000:0000::?******", ""),
+    ],
+)
+def test_what_is_no_identity_is_not_assigned(
+    world: World, port: str, device_id: str, sentence: str
+) -> None:
+    """`qvm-usb` takes `2-1:1.0` for port 2-1 and a device that is called 1.0."""
+    devices = world.work.devices["usb"]
+    device = VirtualDevice(Port(world.usb, port, "usb"), device_id)
+    assignment = DeviceAssignment(device, world.work, mode="auto-attach")
+    if sentence:
+        with pytest.raises(QubesException, match=sentence):
+            run(devices.assign(assignment))
+    else:
+        run(devices.assign(assignment))
+    assert bool(list(devices.get_assigned_devices())) is not bool(sentence)
+
+
+def test_texts_are_no_repr(world: World) -> None:
+    """And the client has no class of these names, whose KeyErrors would print as one."""
+    for kind in (AlreadyAttached, NotAttached):
+        assert str(kind("it's")) == "it's"
+        assert issubclass(kind, KeyError)
+        assert kind.__name__ not in ("DeviceAlreadyAttached", "DeviceNotAssigned")
+
+
+def test_dom0_exposes_nothing(world: World) -> None:
+    world.dom0.untrusted_qdb[f"{ROOT}/2-1/desc"] = b"1050:0407"
+    assert list(world.dom0.devices["usb"]) == []
+    assert not isinstance(world.dom0.devices["usb"]["2-1"], USBDevice)
+
+
+def test_a_warning_of_an_attach_is_logged(world: World) -> None:
+    for said, count in ((b"noise\n", 0), (b"50% \x1b[1m" + b"x" * 9999 + b" [UP", 0)):
+        world.warning = said
+        run(world.attach(world.work))
+        run(world.detach(world.work))
+        assert world.work.log.warning.call_count == count
+    world.warning = b"50% of it\x1b[1m does not work [UP-123]\n"
+    run(world.attach(world.work))
+    (call,) = world.work.log.warning.call_args_list
+    text = call.args[0] % call.args[1:]
+    assert "attached to work, with a warning: 50% of it [1m does not work [UP-123]" in text
+    assert text.isprintable()
+
+
+CODES = b":080650:080662:080650:"
+
+
+@pytest.mark.parametrize(
+    ("desc", "interfaces", "denied", "features", "second"),
+    [
+        (b"46F4:0001 QEMU STICK 1:u2", CODES, "", (), "46f4:0001 080650 080662"),
+        (b"46f4:0001", b":0806FF:", "u08****", (), "46f4:0001 0806ff"),
+        (b"46f4:0001", b":%s" % b":".join(b"0000%02x" % n for n in range(99)), "", (), None),
+        (b"46f4:0001", b"", "", (), "46f4:0001 *"),
+        (b"46f4:0001", b":x;y:", "", (), "46f4:0001 *"),
+        (b"46f4:0001", b"", "u08****", ("usb-any-interface",), ""),
+        (b"46f4:0001", CODES, "", ("usb-any-interface",), ""),
+        (b"0000:0000", CODES, "", (), ""),
+        (b"\xff", CODES, "", (), ""),
+        (b"46f4:0001", CODES, "", ("stubdom-qrexec",), ""),
+    ],
+)
+def test_what_the_frontend_is_told(  # noqa: PLR0917
+    world: World,
+    desc: bytes,
+    interfaces: bytes,
+    denied: str,
+    features: tuple[str, ...],
+    second: str | None,
+) -> None:
+    if second is None:
+        second = "46f4:0001 " + " ".join(f"0000{number:02x}" for number in range(32))
+    world.usb.untrusted_qdb.update({f"{ROOT}/2-1/desc": desc, f"{ROOT}/2-1/interfaces": interfaces})
+    world.work.virt_mode = "hvm"
+    world.work.devices_denied = denied
+    world.work.features.check_with_template = lambda feature, default: (
+        feature in features or default
+    )
+    run(world.attach(world.work))
+    assert world.second_lines == [second]
+
+
+def test_nobody_says_what_it_is_and_some_are_denied(world: World) -> None:
+    world.work.devices_denied = "u08****"
+    with pytest.raises(QubesException, match=r"nobody says what kind .*\[UP-943\]") as error:
+        run(world.attach(world.work))
+    assert "%" not in str(error.value)
+    assert not world.calls
+
+
+@pytest.mark.parametrize("shell", [["sh"], ["bash"], ["busybox", "sh"]])
+def test_a_shell_reads_the_first_line_alone(shell: list[str]) -> None:
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"no {shell[0]} here")
+    script = 'read backend device; printf "%s|%s" "$backend" "$device"'
+    said = b"sys-usb 2-1\n46f4:0001 080650\n"
+    done = subprocess.run([*shell, "-c", script], input=said, capture_output=True, check=True)
+    assert done.stdout == b"sys-usb|2-1"

@@ -50,6 +50,7 @@ class Qube(qubes.vm.LocalVM):
     uuid = None
     icon: Any = "red"
     virt_mode = "pvh"
+    devices_denied: str
 
     def __init__(self, world: World, name: str, klass: str = "AppVM") -> None:
         super(qubes.vm.BaseVM, self).__init__(*([None] if hasattr(self, "property_list") else []))
@@ -80,12 +81,14 @@ class Qube(qubes.vm.LocalVM):
     def get_power_state(self) -> str:
         return self.state
 
-    async def run_service_for_stdio(self, *args: str, **kwargs: Any) -> None:
+    async def run_service_for_stdio(self, *args: str, **kwargs: Any) -> tuple[bytes, bytes]:
         (service,) = args
-        words = kwargs.pop("input").decode().split()
+        request, *rest = kwargs.pop("input").decode().splitlines()
         stubdom = kwargs.pop("stubdom", False)
         assert kwargs == {"user": "root", "stdout": subprocess.DEVNULL}
-        await self.world.serve(self, service, words, stubdom)
+        self.world.second_lines.append("\n".join(rest))
+        await self.world.serve(self, service, request.split(), stubdom)
+        return b"", self.world.warning
 
 
 class World:
@@ -95,6 +98,8 @@ class World:
         self.rules = folder / FILE_NAME
         self.told: list[str] = []
         self.calls: list[str] = []
+        self.second_lines: list[str] = []
+        self.warning = b""
         self.failures: list[tuple[int, bytes]] = []
         self.seconds = 1.0
         self.lag = 0.0
@@ -110,6 +115,10 @@ class World:
         self.answer = ""
         self.ext.assignments._confirm = self.confirm
         self.load()
+
+    def allowed(self) -> str:
+        """The rules that stand; the file may not have been made yet."""
+        return self.rules.read_text() if self.rules.exists() else ""
 
     def load(self) -> None:
         """What qubesd does when it starts."""

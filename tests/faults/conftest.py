@@ -11,19 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Qubes, running_lab
 from tests.lab.guests import Guest
 from tests.lab.lab import Lab
+from tests.lab.qubes import Qubes
 from tests.lab.router import Call, Completed
 
 from .steps import OPTIONAL
 from .table import After, Case
 
-__all__ = ["running_lab"]
-
 GUEST = Path(__file__).parent / "guest"
 FOLDER = "/run/lab-faults"
-LAUNCH = "/usr/lib/qubes-usb-proxy/launch"
+LAUNCH = "/usr/lib/qubes/usb-proxy/launch"
 STICK = "stick"
 DISK = f"/dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_{STICK}-0:0"
 IMAGE_SIZE = 256 << 10
@@ -32,7 +30,12 @@ SECONDS = 60
 
 
 class Faults(Qubes):
-    """Both guests, a stick with known data, faults at named steps, and the promise."""
+    """Both guests, a stick with known data, faults at named steps, and the promise.
+
+    Attached as by a dom0 that does not tell what a device is, but where a case says what it told.
+    """
+
+    announces = False
 
     def __init__(self, lab: Lab, image: Path) -> None:
         super().__init__(lab)
@@ -116,11 +119,10 @@ class Faults(Qubes):
 
     # Calls that a fault befalls
 
-    def start_attach(self, device: str) -> Call:
+    def start_attach(self, device: str, announced: str | None = None) -> Call:
         """qubes.USBAttach in work, under way; its rule is there until `allowed_no_more`."""
         self.lab.allow("qubes.USB", device, self.frontend, self.backend)
-        request = f"sys-usb {device}\n".encode()
-        return self.lab.start_call(self.frontend, "qubes.USBAttach", request)
+        return super().start_attach(device, announced)
 
     def start_detach(self, device: str, side: str) -> Call:
         """qubes.USBDetach in the qube of this name, under way."""
@@ -136,7 +138,7 @@ class Faults(Qubes):
 
     @contextlib.contextmanager
     def standing(
-        self, case: Case, device: str, action: str = "HOLD"
+        self, case: Case, device: str, action: str = "HOLD", announced: str | None = None
     ) -> Iterator[tuple[Call, Callable[[], None]]]:
         """The case's attach or detach under way, while its program stands still at its step.
 
@@ -145,7 +147,7 @@ class Faults(Qubes):
         data, guest = case.data, self.guest(case.data["guest"])
         self.arm(guest, data["program"], data["step"], action)
         if data["journey"] == "attach":
-            call = self.start_attach(device)
+            call = self.start_attach(device, announced)
         else:
             done = self.attach(device)
             assert (done.code, done.stderr) == (0, b"")
@@ -300,11 +302,6 @@ def faults(faulty_lab: Faults) -> Iterator[Faults]:
 RESULTS: list[tuple[Case, str]] = []
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """What is run by `make check`."""
-    config.addinivalue_line("markers", "short: run by `make check`, too")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -324,6 +321,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("cases")
     for case, outcome in RESULTS:
         result = "holds" if outcome == "passed" else outcome
-        terminalreporter.write_line(
-            f"{case.family:9} {case.name:42} {case.point:62} {result}"
-        )
+        terminalreporter.write_line(f"{case.family:9} {case.name:42} {case.point:62} {result}")

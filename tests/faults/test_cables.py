@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Family 2: what happens to the cable, at every step of an attach and of a detach."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
+from tests.lab.qubes import RESET
 from tests.lab.router import Completed
 
 from . import steps
 from .conftest import STICK, Faults
 from .table import After, Case, each
-from .test_death import BACKEND, FRONTEND, HANDED_OVER, REPORTED
+from .test_death import BACKEND, FRONTEND, HANDED_OVER, LAST_WAIT, REPORTED
 
 NOT_ATTACHED = r"^usb-attach: \S+ of sys-usb is not attached: "
 OTHER = "other"
@@ -91,7 +93,7 @@ HUB = list(
                 "qrexec.Link.end shutdown",
                 "sysfs.UsbDevice.write write usbip_sockfd (2)",
                 "sysfs.UsbDevice.write write unbind (2)",
-                "usbip_host.give_back write rebind",
+                "usbip_host._free_name write rebind",
             ),
         },
     )
@@ -116,11 +118,18 @@ def test_its_hub_is_unplugged(faults: Faults, case: Case) -> None:
 # Another device in the same port.
 
 BOUND = steps.EXPORT.index("usbip_host._take write bind")
-LOOKED_UP = steps.EXPORT.index("sysfs.UsbDevice.__init__ open")
+LOOK_UP = "sysfs.UsbDevice.__init__ open"
+LOOKED_UP = steps.EXPORT.index(LOOK_UP)
+BEFORE_BOUND = tuple(
+    # A keyboard has no disks that could be claimed.
+    step
+    for step in steps.EXPORT[: BOUND + 2]
+    if not step.startswith("usage.Claim.")
+)
 SWAPPED = list(
     cases(
         "another kind of device in its port",
-        {(BACKEND, "usb-export", "attach"): steps.EXPORT[LOOKED_UP : BOUND + 2]},
+        {(BACKEND, "usb-export", "attach"): BEFORE_BOUND[LOOKED_UP:]},
     )
 )
 CASES += SWAPPED
@@ -143,6 +152,51 @@ def test_another_kind_of_device_in_its_port(faults: Faults, case: Case) -> None:
     assert done.code != 0
     assert faults.connected_to(device) is None
     assert faults.driver(device) == "usb"
+    faults.unplug_all()
+    faults.check(case, done)
+
+
+# The same where it is not asked for by what it is, but dom0 told that: between dom0's call and the
+# moment from which the exporter notices by itself, it is the importer that does.
+
+BEFORE_REPORT = steps.changes(steps.IMPORT)
+EXCHANGED = [
+    dataclasses.replace(case, short=case.data["step"] in (steps.ATTACH[-2], LOOK_UP))
+    for case in cases(
+        "another kind of device than was announced",
+        {
+            (FRONTEND, "usb-attach", "attach"): steps.ATTACH[1:],
+            (BACKEND, "usb-export", "attach"): BEFORE_BOUND,
+            (FRONTEND, "usb-import", "attach"): BEFORE_REPORT[: BEFORE_REPORT.index(REPORTED)],
+        },
+    )
+]
+CASES += EXCHANGED
+
+
+@each(EXCHANGED)
+def test_another_kind_of_device_than_was_announced(faults: Faults, case: Case) -> None:
+    """What has the same vendor, product and interfaces cannot be told apart; a tablet can."""
+    faults.unplug_all()
+    faults.backend.plug_keyboard("keyboard", port="1")
+    device = faults.bus_id("product=QEMU USB Keyboard")
+    announced = faults.told(device)
+    assert announced == "0627:0001 030101"
+    with faults.witness() as seen:
+        with faults.standing(case, device, announced=announced) as (call, resume):
+            faults.backend.unplug("keyboard")
+            faults.backend.wait_for(GONE.format(device))
+            faults.backend.plug("usb-wacom-tablet", "tablet", port="1")
+            assert faults.bus_id(f"idVendor={TABLET}") == device
+            resume()
+            done = call.wait(120)
+        faults.check_settled(case)
+    assert done.code != 0
+    # From its permission on the keyboard may type, which is what was announced.
+    was_judged = case.data["step"] in BEFORE_REPORT[BEFORE_REPORT.index(LAST_WAIT) + 1 :]
+    typing = [line for line in seen if "(input)" in line or "(hid)" in line]
+    assert not [line for line in typing if not was_judged or "/0003:0627:0001." not in line]
+    assert (faults.driver(device), faults.connected_to(device)) == ("usb", None)
     faults.unplug_all()
     faults.check(case, done)
 
@@ -243,12 +297,6 @@ def test_a_device_comes_again_with_another_identity(faults: Faults, case: Case) 
     faults.check(case, None)
 
 
-RESET = (
-    "import fcntl, os; d = '{}/'; b, n = (int(open(d + f).read()) for f in ('busnum', 'devnum'));"
-    " fcntl.ioctl(os.open(f'/dev/bus/usb/{{b:03d}}/{{n:03d}}', os.O_WRONLY), 0x5514, 0)"
-)
-
-
 @each([RESET_IN_BACKEND, RESET_IN_FRONTEND])
 def test_reset(faults: Faults, case: Case) -> None:
     """By a program of root's; either the device stays attached and readable, or it is let go."""
@@ -258,7 +306,7 @@ def test_reset(faults: Faults, case: Case) -> None:
     guest, path = faults.backend, f"/sys/bus/usb/devices/{device}"
     if case is RESET_IN_FRONTEND:
         guest = faults.frontend
-        path = guest.run("ls -d /sys/devices/platform/vhci_hcd.*/usb*/*-*[0-9] | grep -v :").text
+        path = faults.place()
     code = guest.run(f'python3 -c "{RESET.format(path)}"', check=False).code
     print(f"reset in {guest.name}: exit code {code}")
     faults.check(case, None)

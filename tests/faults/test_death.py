@@ -13,7 +13,7 @@ from . import steps
 from .conftest import Faults, said_well
 from .table import After, Case, each
 
-ATTACHING = r"^usb-attach: 2-1 of sys-usb is not attached: "
+ATTACHING = r"^usb-attach: \S+ of sys-usb is not attached: "
 BACKEND, FRONTEND = "sys-usb", "work"
 
 
@@ -26,6 +26,8 @@ class Part(NamedTuple):
     journey: str
     """`attach`, `detach` (from either side in turn), `detach in GUEST`, or `repair`."""
     steps: tuple[str, ...]
+    announced: str = ""
+    """What dom0 tells that the device is; or it does not tell."""
 
 
 PARTS = (
@@ -51,6 +53,38 @@ PARTS = (
     Part("the repair", BACKEND, "usb-repair", "repair", steps.changes(steps.REPAIR_IN_BACKEND)),
     Part("the repair", FRONTEND, "usb-repair", "repair", steps.changes(steps.REPAIR_IN_FRONTEND)),
 )
+ANNOUNCED = "46f4:0001 080650"
+"""The stick."""
+JUDGE = "the importer that judges"
+JUDGING = (
+    Part(JUDGE, FRONTEND, "usb-import", "attach", steps.changes(steps.IMPORT_ANNOUNCED), ANNOUNCED),
+    Part(
+        JUDGE,
+        FRONTEND,
+        "usb-import",
+        "detach",
+        steps.changes(steps.IMPORT_ANNOUNCED_END),
+        ANNOUNCED,
+    ),
+    Part(
+        "the repair after one that judges",
+        FRONTEND,
+        "usb-repair",
+        "repair",
+        steps.changes(steps.REPAIR_ANNOUNCED),
+        ANNOUNCED,
+    ),
+)
+"""An attach of which dom0 told what the device is."""
+
+SHORT_DEATHS = (
+    ("KILL", "arrival._write write"),
+    ("KILL", "arrival._close write interface_authorized_default"),
+    ("KILL", "sysfs.UsbDevice.write write authorized"),
+    ("KILL with its shell", "arrival._authorize write drivers_probe"),
+    ("KILL", "arrival._open_if_free write interface_authorized_default"),
+)
+"""The judge's, of which `make check` has one each."""
 
 NAMES = {
     "KILL": "SIGKILL to {who}",
@@ -61,7 +95,9 @@ NAMES = {
 HANDED_OVER = "qubesdb._write posix_spawn qubesdb-write"
 """From here on the exporter has given the device away."""
 REPORTED = "usb_import.Report.send write"
-SIGNALLED = "runstate.Lock.stop_holder pidfd_send_signal"
+LAST_WAIT = "enumeration.Enumeration._news poll"
+"""From here on the importer may not notice the connection's end before it has reported."""
+SIGNALLED = "locks.Lock.stop_holder pidfd_send_signal"
 
 
 def promise(part: Part, action: str, index: int) -> Case:
@@ -83,12 +119,15 @@ def promise(part: Part, action: str, index: int) -> Case:
     elif journey == "attach":
         told = ATTACHING
         last = REPORTED if part.program == "usb-import" else HANDED_OVER
+        if part.program == "usb-import" and action == "KILL its agent":
+            last = LAST_WAIT
         may_succeed = index >= part.steps.index(last) or action == "TERM"
     elif journey != "repair":
         told = "^usb-detach: "
     if action == "KILL with its shell" or (part.program == "usb-repair" and action == "KILL"):
         after, left_in = After.NEXT_COMMAND, part.guest
     data = {"guest": part.guest, "program": part.program, "journey": journey, "action": action}
+    data["announced"] = part.announced
     return Case(
         "death",
         NAMES[action].format(who=f"{part.who} ({journey})"),
@@ -98,6 +137,7 @@ def promise(part: Part, action: str, index: int) -> Case:
         mute,
         after,
         left_in,
+        short=part.who == JUDGE and (action, step) in SHORT_DEATHS,
         data=data | {"step": step},
     )
 
@@ -120,11 +160,11 @@ def befall(faults: Faults, case: Case, device: str) -> Completed | None:
     guest, journey = faults.guest(data["guest"]), data["journey"]
     faults.arm(guest, data["program"], data["step"], data["action"])
     if journey != "attach":
-        done = faults.attach(device)
+        done = faults.attach(device, data.get("announced"))
         assert (done.code, done.stderr) == (0, b"")
     result: Completed | None = None
     if journey == "attach":
-        result = faults.attach(device)
+        result = faults.attach(device, data.get("announced"))
     elif journey == "detach in work":
         result = faults.detach(device)
     elif journey == "detach in sys-usb":
@@ -138,7 +178,7 @@ def befall(faults: Faults, case: Case, device: str) -> Completed | None:
     return result
 
 
-CASES = [case for part in PARTS for case in cases_of(part)]
+CASES = [case for part in (*PARTS, *JUDGING) for case in cases_of(part)]
 
 
 @each(CASES)
@@ -149,14 +189,14 @@ def test_death(faults: Faults, case: Case) -> None:
 THE_NEXT_TOO = Case(
     "death",
     "SIGKILL to the exporter and its guardian, then to the agent of the next exporter",
-    "usb-export: runstate.Lock.acquire lockf",
+    "usb-export: locks.Lock.acquire lockf",
     ATTACHING,
     data={
         "guest": BACKEND,
         "program": "usb-export",
         "journey": "attach",
         "action": "KILL its agent",
-        "step": "runstate.Lock.acquire lockf",
+        "step": "locks.Lock.acquire lockf",
     },
 )
 CASES += [THE_NEXT_TOO]
@@ -181,9 +221,7 @@ def walk(part: Part) -> list[Case]:
     return chosen
 
 
-SHORT_WALKS = (
-    ("the exporter", "attach"), ("the importer", "attach"), ("the importer", "detach")
-)
+SHORT_WALKS = (("the exporter", "attach"), ("the importer", "attach"), ("the importer", "detach"))
 WALKS = {
     Case(
         "death",
@@ -192,7 +230,7 @@ WALKS = {
         "each time as in the case of its own",
         short=(part.who, part.journey) in SHORT_WALKS,
     ): walk(part)
-    for part in PARTS
+    for part in (*PARTS, *JUDGING)
 }
 CASES += WALKS
 
@@ -214,13 +252,13 @@ def test_death_at_every_step(faults: Faults, case: Case) -> None:
 
 QUBES = (
     (BACKEND, "usb-export", "attach", "usbip_host._take write bind"),
-    (BACKEND, "usb-export", "attach", "usb_export._prepare lstat usb-reset-on-attach"),
+    (BACKEND, "usb-export", "attach", "usb_export._Loan._prepare lstat usb-reset-on-attach"),
     (BACKEND, "usb-export", "attach", HANDED_OVER),
     (BACKEND, "usb-export", "attach", "qrexec.Link.await_end poll"),
     (BACKEND, "usb-export", "detach in work", "qrexec.Link.end shutdown"),
     (FRONTEND, "usb-import", "attach", "qrexec.Link.read_line poll"),
     (FRONTEND, "usb-import", "attach", "vhci._try_attach write attach"),
-    (FRONTEND, "usb-import", "attach", "runstate.write_record rename"),
+    (FRONTEND, "usb-import", "attach", "records.write rename"),
     (FRONTEND, "usb-import", "attach", "qrexec.Link.await_end poll"),
     (FRONTEND, "usb-import", "detach in sys-usb", "qrexec.Link.end poll"),
 )
@@ -331,3 +369,22 @@ def test_steps_are_those_of_a_recording(faults: Faults) -> None:
         assert faults.attach(device).code == 0
         seen = faults.record(partial(guest.run, f"pkill -KILL -f '[l]aunch {program}'"))
         assert seen[guest.name, "usb-repair"] == known
+
+
+@pytest.mark.short
+def test_steps_of_the_judge_are_those_of_a_recording(faults: Faults) -> None:
+    device = faults.stick()
+    assert faults.told(device) == ANNOUNCED
+    assert faults.attach(device, ANNOUNCED).code == 0
+    assert faults.detach(device).code == 0
+    assert faults.await_clean() == []
+
+    def there_and_back() -> None:
+        assert faults.attach(device, ANNOUNCED).code == 0
+        assert faults.detach(device).code == 0
+
+    seen = faults.record(there_and_back)
+    assert seen[FRONTEND, "usb-import"] == steps.IMPORT_ANNOUNCED + steps.IMPORT_ANNOUNCED_END
+    assert faults.attach(device, ANNOUNCED).code == 0
+    seen = faults.record(partial(faults.frontend.run, "pkill -KILL -f '[l]aunch usb-import'"))
+    assert seen[FRONTEND, "usb-repair"] == steps.REPAIR_ANNOUNCED

@@ -14,7 +14,7 @@ from .table import After, Case, each
 
 EXPORT, ATTACH = "qubes.USB", "qubes.USBAttach"
 LOCKS, RECORDS = "/run/qubes-usb-proxy", "/run/qubes"
-NO_MORE = r"no more of what every program needs \({}\); end some programs"
+NO_MORE = r"run out of something that every program needs \({}\); end some programs"
 NO_ROOM = NO_MORE.format("No space left on device")
 NO_MEMORY = "Cannot allocate memory|MemoryError|failed to map segment"
 # dom0 cannot be told, so the lock's note stays: a key may be there that the next command removes.
@@ -54,7 +54,7 @@ SPOILED = [
         FRONTEND,
         ATTACH,
         full(RECORDS, 0),
-        f"cannot write {RECORDS}/.*: No space left on device; make room in /run",
+        "",  # A record is a hint for other programs: that it is missing is a warning.
         short=True,
     ),
     spoiled("locks are read-only", BACKEND, EXPORT, READ_ONLY.format(LOCKS), IS_READ_ONLY),
@@ -64,7 +64,7 @@ SPOILED = [
         FRONTEND,
         ATTACH,
         READ_ONLY.format(RECORDS),
-        f"cannot write {RECORDS}/.*: Read-only file system",
+        "",
     ),
     spoiled("no /proc", BACKEND, EXPORT, "umount -l /proc", NO_PROC, short=True),
     spoiled("no /proc", FRONTEND, ATTACH, "umount -l /proc", NO_PROC),
@@ -255,7 +255,8 @@ def test_all_ports_in_use(faults: Faults, case: Case) -> None:
         filler.cancel()
     if not is_super:
         faults.backend.unplug("slow")
-    faults.frontend.wait_for("! cat /sys/devices/platform/vhci_hcd.0/status* | grep -v hub"
-                             " | grep -vq ' 004 '", 120)
+    faults.frontend.wait_for(
+        "! cat /sys/devices/platform/vhci_hcd.0/status* | grep -v hub | grep -vq ' 004 '", 120
+    )
     faults.check(case, done)
     assert b"all 120 " in done.stderr

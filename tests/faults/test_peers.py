@@ -30,15 +30,22 @@ def backend(name: str, script: str, told: str, short: bool = False) -> Case:
 
 
 # Unit tests of `make check` have all bad lines.
-QUICK = ("closes", "2^32", "shell", "escape sequence", "leaves after the line", "garbage",
-         "10 MB on stderr")
+QUICK = (
+    "closes",
+    "2^32",
+    "shell",
+    "escape sequence",
+    "leaves after the line",
+    "garbage",
+    "10 MB on stderr",
+)
 
 # The line that comes before the kernels talk, and what may be instead of it.
 LINES = [
     backend(name, script, told, short=name in QUICK)
     for name, script, told in (
         ("closes", "exit 0", "the backend closed the connection without an answer"),
-        ("half a line", "printf '131074 50'", "closed the connection within its answer"),
+        ("half a line", "printf '131074 50'", "closed the connection in the middle of its answer"),
         ("silence", "exec sleep 90", NO_LINE),
         ("half a line, then silence", "printf 1310; sleep 90", "only part of an answer in time"),
         ("a byte a second", "while printf 1; do sleep 1; done", "only part of an answer in time"),
@@ -58,17 +65,17 @@ LINES = [
         (
             "10 MB on stderr",
             "yes nonsense | head -c 10000000 >&2; exit 1",
-            "sys-usb says: nonsense nonsense",
+            "said on the way: nonsense nonsense",
         ),
         (
             "control characters on stderr",
             r"printf '\033]0;title\007\033[2J\r\n\tone\200\377\0two\177\n' >&2; exit 1",
-            r"sys-usb says: \]0;title \[2J one two",
+            r"said on the way: \]0;title \[2J one two",
         ),
         (
             "stderr without an end",
             "echo 131074 480; exec sh -c 'exec <&- >&-; yes endless >&2'",
-            "sys-usb says: endless endless|" + SILENT,
+            "said on the way: endless endless|" + SILENT,
         ),
     )
 ]

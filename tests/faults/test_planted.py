@@ -20,13 +20,13 @@ PLANTS = {
     "a folder": "mkdir {}",
     "a full folder": "mkdir {}; touch {}/x",
 }
-FOLDERS = ("a folder", "a full folder")
+FOLDERS = (PLANTS["a folder"], PLANTS["a full folder"])
 BEFORE = [
     Case(
         "privilege",
         f"{what} in the record's place before an attach",
-        told=f"cannot write {RECORDS}/{RECORD}: Is a directory" if what in FOLDERS else "",
         short=what == "a full folder",
+        # A folder cannot be replaced. The record is a hint, so the attach goes on without it.
         data={"plant": plant},
     )
     for what, plant in PLANTS.items()
@@ -68,9 +68,10 @@ def test_planted_before_an_attach(faults: Faults, case: Case) -> None:
     plant(faults.frontend, case.data["plant"], path)
     try:
         done = faults.attach(stick)
-        if done.code == 0:
+        assert done.code == 0
+        if case.data["plant"] not in FOLDERS:
             assert faults.frontend.run(f"stat -c '%F %U %h' {path}").text == "regular file root 1"
-            assert faults.detach(stick).code == 0
+        assert faults.detach(stick).code == 0
     finally:
         clear(faults.frontend, path)
     assert faults.frontend.read("/etc/passwd") == passwd

@@ -34,7 +34,11 @@ DURING_ATTACH = [
         after=After.EITHER,
         short=(program, step) == ("usb-import", "vhci._try_attach write attach"),
         data={
-            "guest": guest, "program": program, "journey": "attach", "step": step, "side": side,
+            "guest": guest,
+            "program": program,
+            "journey": "attach",
+            "step": step,
+            "side": side,
         },
     )
     for guest, program, its_steps in (
@@ -52,7 +56,7 @@ DURING_DETACH = [
         told=LOST,
         may_succeed=True,
         after=After.EITHER,
-        short=(program, step) == ("usb-export", "usbip_host.give_back write rebind"),
+        short=(program, step) == ("usb-export", "usbip_host._free_name write rebind"),
         data={"guest": guest, "program": program, "journey": f"detach in {side}", "step": step},
     )
     for guest, program, its_steps, side in (
@@ -64,19 +68,20 @@ DURING_DETACH = [
     for step in steps.changes(its_steps)
 ]
 TWICE = [
-    Case("races", f"a second detach in {side}", told=NOT_ATTACHED,
-         data={"side": side})
+    Case("races", f"a second detach in {side}", told=NOT_ATTACHED, data={"side": side})
     for side in (BACKEND, FRONTEND)
 ]
 TOGETHER = Case("races", "detaches in both qubes at once", told=NOT_ATTACHED, may_succeed=True)
 CYCLES = [
-    Case("races", f"attach and detach {count} times without a pause",
-         data={"count": str(count)})
+    Case("races", f"attach and detach {count} times without a pause", data={"count": str(count)})
     for count in (10, 200)
 ]
 STALE = [
-    Case("races", f"a dead importer's note of a port that another device has, {whose} number",
-         data={"same": "yes" if whose == "the same" else ""})
+    Case(
+        "races",
+        f"a dead importer's note of a port that another device has, {whose} number",
+        data={"same": "yes" if whose == "the same" else ""},
+    )
     for whose in ("another", "the same")
 ]
 CASES = [TWENTY, TWO, AGAIN, *DURING_ATTACH, *DURING_DETACH, *TWICE, TOGETHER, *CYCLES, *STALE]

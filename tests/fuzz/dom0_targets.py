@@ -19,8 +19,8 @@ from usb_proxy.idents import BusId, DomainName
 from .targets import require
 
 ROOT = "/qubes-usb-devices"
-TEXT = set(string.ascii_letters + string.digits + " ()+,-./:_&#")
-IDENTITY = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}:[0-9A-Za-z.:_-]*:(u[0-9a-f]{6})+|.*:\?\*{6}")
+TEXT = set(string.ascii_letters + string.digits + " ()+,-./:_&#=@")
+IDENTITY = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}:[0-9A-Za-z#+.:=@_-]*:(u[0-9a-f]{6})+|.*:\?\*{6}")
 
 _FILE = os.memfd_create("usb.ids")
 

@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from usb_proxy import handshake, leftovers, runstate, sysfs, vhci
-from usb_proxy.commands import usb_attach, usb_import
+from usb_proxy import handshake, locks, sysfs
+from usb_proxy.backend import udev
+from usb_proxy.commands import usb_attach
 from usb_proxy.errors import (
     ExitCode,
     NoDeviceError,
@@ -28,11 +29,20 @@ from usb_proxy.errors import (
     UsbProxyError,
     printable,
 )
+from usb_proxy.frontend import descriptors, imports, records, vhci
 from usb_proxy.host import Host
-from usb_proxy.idents import BusId, DomainName, VendorProduct, parse_target, qubesdb_key
+from usb_proxy.idents import (
+    Announcement,
+    Attachment,
+    BusId,
+    DomainName,
+    VendorProduct,
+    parse_target,
+    qubesdb_key,
+)
 from usb_proxy.kernel import SPEEDS
-from usb_proxy.qrexec import REQUEST_LIMIT, Link, read_request
-from usb_proxy.uevents import LOST, Uevents
+from usb_proxy.qrexec import REQUEST_LIMIT, Link, read_lines
+from usb_proxy.uevents import LOST, UDEV, Uevents
 
 MESSAGE_LIMIT = 1500
 EXIT_CODES = {code for name, code in vars(ExitCode).items() if name.isupper() and code}
@@ -116,7 +126,7 @@ def at_request(data: bytes) -> None:
         except BlockingIOError:
             return
         far.close()
-        fields = read_request(Host(link=near.fileno()))
+        fields = read_lines(Host(link=near.fileno()))[0].split()
         line = data.partition(b"\n")[0]
         require(fields == line.decode("ascii").split(), fields)
         require(sum(map(len, fields)) <= REQUEST_LIMIT, fields)
@@ -169,14 +179,19 @@ def at_uevents(data: bytes) -> None:
     lost = data.count(b"\xff")
     require(told[:lost] == [LOST] * lost, told)
     expected = [text[:8192].partition(b"\0")[0].decode("ascii", "replace") for text in kernels]
-    require(told[lost:] == expected, told)
+    others = [part[1:] for part in data.split(b"\n") if part[:1] != b"k"]
+    announced = [text for text in told[lost:] if text.startswith(UDEV)]
+    most = sum(text.startswith(b"libudev\0") for text in others)
+    require(len(announced) <= most + sum(text.startswith(UDEV) for text in expected), told)
+    kept = [text for text in told[lost:] if not text.startswith(UDEV)]
+    require(kept == [text for text in expected if not text.startswith(UDEV)], told)
 
 
 def at_note(data: bytes) -> None:
     """The port and the device that were noted, or nothing."""
-    note = data[: runstate.NOTE_LIMIT].decode("ascii", "replace")
-    found = leftovers._parse_note(note)
-    require(found is None or leftovers.note_of_import(*found).split() == _plain(note), found)
+    note = data[: locks.NOTE_LIMIT].decode("ascii", "replace")
+    found = imports._parse_note(note)
+    require(found is None or imports.note(*found).split() == _plain(note)[:2], found)
     require(found is None or min(found) >= 0, found)
 
 
@@ -186,7 +201,7 @@ def _plain(note: str) -> list[str]:
 
 def at_record(data: bytes) -> None:
     """A small number, or nothing."""
-    port = runstate.read_record(Shelf(data), "sys-usb-2-1")
+    port = records.read(Shelf(data), Attachment("sys-usb-2-1"))
     require(port is None or 0 <= port < 10**5, port)
     require(port is None or str(port).encode() in data, port)
 
@@ -194,9 +209,10 @@ def at_record(data: bytes) -> None:
 def at_state_file(data: bytes) -> None:
     """The attachment whose record this is, and no other file of the folder."""
     with only(RequestError):
-        attachment = usb_import._attachment(os.fsdecode(data))
+        attachment = records.parse(os.fsdecode(data))
         require("/" not in attachment, attachment)
-        require(runstate.record_path(attachment) == os.fsdecode(data), attachment)
+        require(Attachment.of(attachment.backend, attachment.device) == attachment, attachment)
+        require(records.path_of(attachment) == os.fsdecode(data), attachment)
 
 
 def _make_device() -> sysfs.UsbDevice:
@@ -229,7 +245,9 @@ def at_attributes(data: bytes) -> None:
 
 def at_property(data: bytes) -> None:
     """The rest of the line that names the property, and no other's."""
-    value = _device(data).property("QUBES_USB_RESET")
+    device = _device(data)
+    properties = udev.properties(device._host, device)
+    value = None if properties is None else properties.get("QUBES_USB_RESET")
     lines = data.decode("ascii", "replace").splitlines()
     require(value is None or f"E:QUBES_USB_RESET={value}" in lines, value)
 
@@ -269,6 +287,44 @@ def at_report(data: bytes) -> None:
             raise failure
 
 
+def at_announcement(data: bytes) -> None:
+    """What was announced, and it covers nothing else; or a refusal."""
+    text = data.decode("ascii", "replace")
+    with only(RequestError):
+        announced = Announcement.parse(text)
+        require(re.fullmatch(r"[0-9a-f]{4}:[0-9a-f]{4}( \*|( [0-9a-f]{6}){1,32})", text), text)
+        product, *kinds = text.split()
+        require(announced.product == product, announced.product)
+        require(kinds == ["*"] or all(announced.covers({kind}) for kind in kinds), kinds)
+        require(kinds == ["*"] or not announced.covers({kinds[0], "xxxxxx"}), kinds)
+
+
+def at_descriptors(data: bytes) -> None:
+    """No interface that the kernel has is missing in what is judged, in none of its settings.
+
+    The first byte is the configuration that it has chosen, the second the length that the device's
+    own descriptor tells; then come configurations, FF FF between them, their value first.
+    """
+    (value, length), told = (data[:2], data[2:]) if len(data) > 1 else (b"\1\x12", b"")
+    shown, expected = b"", None
+    parts = told.split(b"\xff\xff")[:8]
+    for part in parts:
+        its_value, body, at = (part or b"\1")[0], part[1:], 0
+        kinds: dict[int, set[str]] = {}
+        while at + 2 <= len(body) and 2 <= body[at] <= len(body) - at:
+            one = body[at : at + body[at]]
+            if one[1] == 4 and len(one) >= 9:
+                kinds.setdefault(one[2], set()).add(one[5:8].hex())
+            at += len(one)
+        shown += bytes([9, 2, 0, 0, len(kinds), its_value, 0, 0x80, 50]) + body[:at]
+        if its_value == value and expected is None:
+            expected = kinds
+    itself = bytes([length, 1, *bytes(15), len(parts)])
+    found = descriptors.interfaces(itself + shown, value)
+    for number, each in (expected or {}).items():
+        require(each <= found.get(number, set()), number, each, found)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "line": at_line,
     "bus_id": _name(BusId.parse, string.digits + "-."),
@@ -276,6 +332,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "target": _name(parse_target, string.hexdigits + "x-."),
     "domain": _name(DomainName.parse, string.ascii_letters + string.digits + "_.-"),
     "key": at_key,
+    "announcement": at_announcement,
+    "descriptors": at_descriptors,
     "request": at_request,
     "link": at_link,
     "ports": at_ports,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from usb_proxy import runstate
+from usb_proxy.frontend import records
 
 from . import targets
 from .all_targets import TARGETS
@@ -59,6 +59,6 @@ def test_a_broken_parser_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "printable", lambda *_: "\033")
     with pytest.raises(Broken):
         TARGETS["printable"](b"x")
-    monkeypatch.setattr(runstate, "read_record", lambda *_: 10**6)
+    monkeypatch.setattr(records, "read", lambda *_: 10**6)
     with pytest.raises(Broken):
         TARGETS["record"](b"x")

@@ -2,12 +2,13 @@
 """Devices of every kind, attached and taken back between two kernels."""
 
 import os
+import time
 import wave
 from pathlib import Path
 
 import pytest
 
-from .conftest import Qubes, guest_hash
+from tests.lab.qubes import Qubes, guest_hash
 
 SECTORS = 2048
 
@@ -129,8 +130,7 @@ def test_two_devices_at_once(qubes: Qubes, stick: str) -> None:
     calls = []
     for device in (stick, other):
         qubes.lab.allow("qubes.USB", device, qubes.frontend, qubes.backend)
-        request = f"sys-usb {device}\n".encode()
-        calls.append(qubes.lab.start_call(qubes.frontend, "qubes.USBAttach", request))
+        calls.append(qubes.start_attach(device))
     assert [call.wait(60).code for call in calls] == [0, 0]
     disk(qubes, "stick")
     disk(qubes, "other")
@@ -138,6 +138,27 @@ def test_two_devices_at_once(qubes: Qubes, stick: str) -> None:
     assert qubes.connected_to(other) == b"work"
     disk(qubes, "other")
     assert qubes.detach(other).code == 0
+
+
+def test_safely_removed_in_the_frontend(qubes: Qubes, stick: str) -> None:
+    """As `udisksctl power-off` does it: the connection stays, and the port is of no use."""
+    assert qubes.attach(stick).code == 0
+    qubes.frontend.run(f"echo 1 > {qubes.place()}/remove")
+    assert qubes.await_clean(30) == []
+    assert qubes.driver(stick) == "usb"
+    key = f"/qubes-usb-devices/{stick}/x-ended"
+    assert qubes.lab.qubesdb_list(qubes.backend, key)[key] == b"detached"
+
+
+@pytest.mark.parametrize("module", ["usbip_host", "vhci_hcd"])
+def test_a_driver_is_unloaded(qubes: Qubes, stick: str, module: str) -> None:
+    guest = qubes.backend if module == "usbip_host" else qubes.frontend
+    assert qubes.attach(stick).code == 0
+    guest.run(f"rmmod {module}")
+    assert qubes.await_clean() == []
+    assert qubes.driver(stick) == "usb"
+    assert qubes.attach(stick).code == 0
+    assert qubes.detach(stick).code == 0
 
 
 def test_unplugged_while_attached_and_plugged_again(qubes: Qubes, stick: str) -> None:
@@ -161,3 +182,62 @@ def test_detach_all_before_suspend(qubes: Qubes, stick: str) -> None:
         guest.run(hook)
         qubes.backend.wait_for(f"readlink /sys/bus/usb/devices/{stick}/driver | grep -q usb$")
         qubes.frontend.wait_for("! ls /run/qubes/usb-import-*")
+
+
+AT_ONCE = int(os.environ.get("LAB_AT_ONCE", "10"))
+
+
+def test_detach_in_the_backend_and_attach_at_once(qubes: Qubes, stick: str) -> None:
+    """While the disk is scanned: the frontend's kernel waits for an answer that nobody gives."""
+    failures = []
+    for _ in range(AT_ONCE):
+        done = qubes.attach(stick)
+        if done.code:
+            failures.append(done.stderr)
+        time.sleep(0.8)
+        qubes.take_back(stick)
+    assert failures == []
+
+
+def test_what_is_attached_is_refused_at_once(qubes: Qubes, stick: str) -> None:
+    assert qubes.attach(stick).code == 0
+    done = qubes.attach(stick)
+    assert done.code == 4
+    assert b"[UP-403]" in done.stderr
+    disk(qubes, "stick")
+    assert qubes.detach(stick).code == 0
+
+
+def test_nodes_are_there_with_their_rights_when_success_is_told(qubes: Qubes) -> None:
+    qubes.backend.plug_serial("serial")
+    serial = qubes.bus_id("product=QEMU USB SERIAL")
+    rule = "/run/udev/rules.d/10-slow.rules"
+    qubes.frontend.write(rule, 'SUBSYSTEM=="tty", PROGRAM="/bin/sleep 1"\n')
+    qubes.frontend.run("udevadm control --reload; modprobe ftdi_sio")
+    try:
+        assert qubes.attach(serial).code == 0
+        assert qubes.frontend.run("stat -c %G /dev/ttyUSB0").text == "dialout"
+        assert qubes.detach(serial).code == 0
+    finally:
+        qubes.frontend.run(f"rm {rule}; udevadm control --reload")
+
+
+def test_a_device_that_the_frontend_does_not_authorize_is_no_success(
+    qubes: Qubes, stick: str
+) -> None:
+    qubes.frontend.run("modprobe vhci-hcd")
+    buses = "/sys/devices/platform/vhci_hcd.*/usb*/authorized_default"
+    qubes.frontend.run(f"for bus in {buses}; do echo 0 > $bus; done")
+    try:
+        done = qubes.attach(stick)
+        assert done.code == 7
+        assert b"[UP-751]" in done.stderr
+        assert qubes.await_clean() == []
+        assert qubes.driver(stick) == "usb"
+        command = done.stderr.decode().partition("run: ")[2].partition(" [")[0]
+        qubes.frontend.run(command.replace("sudo ", ""))
+        assert qubes.attach(stick).code == 0
+        disk(qubes, "stick")
+        assert qubes.detach(stick).code == 0
+    finally:
+        qubes.frontend.run(f"for bus in {buses}; do echo 1 > $bus; done")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What README.md and docs/users.md tell users to type, typed: it prints what they say it prints."""
+"""What the documents for users tell them to type, typed: it prints what they say it prints."""
 
 from __future__ import annotations
 
@@ -8,20 +8,61 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.docs.documents import ALL, LAB_DOCUMENTS, NOT_RUN, TOP, Step
-from tests.dom0 import conftest  # noqa: F401 (which makes `qubes` importable)
+from tests.dom0 import client, imitation
+from tests.dom0.conftest import entry_points  # noqa: F401 (by which qubesd finds the extension)
+from tests.dom0.world import Qube
 from tests.lab.guests import Guest
 from tests.lab.lab import Lab
+from tests.lab.qubes import PACKAGES
 from tests.lab.router import Completed
-from usb_proxy.dom0.qubesd import QubesException
 
-from .test_dom0 import PACKAGES, SECONDS, LabWorld, PolicyLab, until
+from .dom0 import SECONDS, LabWorld, PolicyLab
+from .test_dom0 import until
 
 MACHINES = ("dom0", "work", "sys-usb")
+DEVICES = {
+    "stick": ("storage", "2-1"),
+    "disk": ("encrypted", "2-1"),
+    "headset": ("audio", "1-2"),
+    "key": ("ccid", "1-3"),
+    "board": ("serial", "1-4"),
+    "bootloader": ("ccid", "1-4"),
+    "modem": ("serial", "1-5"),
+    "phone": ("phone", "4-1"),
+}
+"""What can be plugged in, and where it appears."""
+READS_ON = """udevadm settle
+for host in /sys/bus/usb/drivers/usb-storage/*/host*; do
+    test ! -e "$host" || until ls "$host"/target*/*/block; do sleep 0.1; done
+done
+udevadm settle"""
+"""Who reads on needs longer than udev, which loads drivers, and than a disk, which is scanned."""
+
+PASSPHRASE = b"words"
+ENCRYPT = """set -e
+python3 - <<'END'
+with open("/dev/sda", "r+b") as disk:
+    disk.seek(446)
+    disk.write(bytes.fromhex("0000000083000000 00080000 00f00000") + bytes(48) + b"\\x55\\xaa")
+END
+blockdev --rereadpt /dev/sda
+udevadm settle
+words() { printf words | cryptsetup "$@"; }
+words luksFormat --batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/sda1
+words open /dev/sda1 new
+mkfs.vfat /dev/mapper/new
+udevadm settle
+cryptsetup close new
+"""
+"""One partition, from sector 2048 on, with an encrypted file system."""
+
+PROPERTY = re.compile(r'ENV\{([A-Z_]+)\}="([^"]*)"')
+"""What a udev rule sets; it compares with `==`."""
+
 RULE = re.compile(r"(\S+) +(?:\+?(\S+)) +(\S+) +(\S+) +(allow|ask) +user=(\S+).*")
 
 
@@ -40,11 +81,15 @@ class Reader:
     def __init__(self, world: LabWorld) -> None:
         self.world, self.lab = world, world.lab
         self.guests = {"sys-usb": self.lab.backend, "work": self.lab.frontend}
+        self.plugged: set[str] = set()
+        world.ext.looks.suspending = self.lab.folder / "suspending"
 
     async def do(self, step: Step) -> str:
         """Do one step; gives what is printed."""
-        if step.kind == "plug":
-            return await self.plug(step.text)
+        if step.kind in ("plug", "unplug"):
+            return await (self.plug if step.kind == "plug" else self.unplug)(step.text)
+        if step.kind == "suspend":
+            return await self.suspend()
         if step.kind == "policy":
             return self.write_rules(step)
         if step.kind == "udev":
@@ -52,18 +97,83 @@ class Reader:
         if step.machine == "dom0":
             return await self.in_dom0(step.text)
         user = "root" if step.is_root else "user"
-        return shown(await asyncio.to_thread(
-            self.guests[step.machine].run, step.text, user=user, check=False
-        ))
+        guest = self.guests[step.machine]
+        stdin = PASSPHRASE if step.text.startswith("cryptsetup open") else b""
+        return shown(await asyncio.to_thread(guest.run, step.text, user, stdin, check=False))
 
     async def plug(self, name: str) -> str:
-        """Plug in a stick, unless it is there, and wait until dom0 and its driver have seen it."""
+        """Plug in a device, unless it is there, and wait until dom0 and its driver have seen it."""
+        if name in self.plugged:
+            return ""
+        self.plugged.add(name)
         backend = self.guests["sys-usb"]
-        if "added sys-usb sys-usb:2-1" not in self.world.told:
-            await asyncio.to_thread(backend.plug_storage, name, 1 << 20)
-        await until(lambda: "added sys-usb sys-usb:2-1" in self.world.told, "it was not seen")
-        ready = "test -e /sys/bus/usb/devices/2-1:1.0/driver"
+        driver, bus_id = DEVICES[name]
+        told = f"added sys-usb sys-usb:{bus_id}"
+        before = self.world.told.count(told)
+        await asyncio.to_thread(getattr(self, f"plug_{driver}"), backend, name)
+        await until(lambda: self.world.told.count(told) > before, f"the {name} was not seen")
+        # The kernel has no driver for a card reader or for adb: programs talk to them.
+        bound = f"{bus_id}:1.0{'/driver' * (driver not in ('ccid', 'phone'))}"
+        blocked = f"grep -q 0 {bus_id}/authorized"
+        # One that is assigned may be attached by now.
+        is_held = f"test -e {bus_id}/usbip_status"
+        ready = f"cd /sys/bus/usb/devices; test -e {bound} || {is_held} || {blocked}"
         await asyncio.to_thread(backend.wait_for, ready)
+        return ""
+
+    async def unplug(self, name: str) -> str:
+        """Pull out a device, and wait until dom0 has seen it."""
+        told = f"removed sys-usb sys-usb:{DEVICES[name][1]}"
+        before = self.world.told.count(told)
+        await asyncio.to_thread(self.guests["sys-usb"].unplug, name)
+        self.plugged.remove(name)
+        await until(lambda: self.world.told.count(told) > before, f"the {name} is seen still")
+        return ""
+
+    @staticmethod
+    def plug_storage(backend: Guest, name: str) -> None:
+        backend.plug_storage(name, 1 << 20, port=port_of(name))
+
+    @staticmethod
+    def plug_encrypted(backend: Guest, name: str) -> None:
+        backend.plug_storage(name, 32 << 20, port=port_of(name))
+        backend.wait_for("test -b /dev/sda")
+        backend.run(ENCRYPT)
+
+    def plug_audio(self, backend: Guest, name: str) -> None:
+        backend.plug_audio(name, self.lab.folder / f"{name}.wav", port=port_of(name))
+
+    @staticmethod
+    def plug_ccid(backend: Guest, name: str) -> None:
+        backend.plug("usb-ccid", name, port=port_of(name))
+
+    @staticmethod
+    def plug_serial(backend: Guest, name: str) -> None:
+        backend.plug_serial(name, port=port_of(name))
+
+    @staticmethod
+    def plug_phone(backend: Guest, _name: str) -> None:
+        backend.push(TOP / "tests/phones/gadget.py", "/run/gadget.py")
+        backend.run("modprobe dummy_hcd")
+        backend.start_command("exec python3 /run/gadget.py")
+
+    async def suspend(self) -> str:
+        """Suspend and resume the computer, as qubesd does (qubes/api/internal.py)."""
+        scripts = "for script in /etc/qubes/suspend-{}.d/*.sh; do $script || exit; done"
+        sides, looks = (self.world.work, self.world.usb), self.world.ext.looks
+        looks.suspending.touch()
+        for vm in sides:
+            await asyncio.to_thread(self.guests[vm.name].run, scripts.format("pre"))
+        held = [each for each in DEVICES.values() if self.world.holder(each[1])]
+        assert not held, held
+        looks.suspending.unlink()
+        for vm in sides:
+            vm.fire_event("domain-resumed")
+        for vm in sides:
+            await asyncio.to_thread(self.guests[vm.name].run, scripts.format("post"))
+        modem = DEVICES["modem"][1]
+        await until(lambda: self.world.holder(modem) == "work", "the modem was not attached again")
+        await asyncio.to_thread(self.guests["work"].run, READS_ON)
         return ""
 
     def write_rules(self, step: Step) -> str:
@@ -79,17 +189,19 @@ class Reader:
 
     @staticmethod
     def write_udev_rule(guest: Guest, text: str) -> str:
-        """A udev rule counts when the device appears or changes, and sets the property."""
+        """What udev makes of a rule, with the stick in the place of the device that it names."""
         path = "/etc/udev/rules.d/99-document.rules"
-        guest.write(path, text)
-        guest.run("udevadm control --reload; udevadm trigger --settle /sys/bus/usb/devices/2-1")
-        found = guest.run("udevadm info -q property /sys/bus/usb/devices/2-1").text
-        guest.run(f"rm {path}; udevadm control --reload")
-        assert "QUBES_USB_RESET=1" in found.splitlines()
+        guest.write(path, text.replace('"1234"', '"46f4"').replace('"5678"', '"0001"'))
+        tried = "udevadm test --action=change /sys/bus/usb/devices/2-1 2>/dev/null"
+        found = guest.run(f"{tried}; rm {path}").text.splitlines()
+        wanted = [f"{name}={value}" for name, value in PROPERTY.findall(text)]
+        assert wanted and set(wanted) <= set(found)
         return ""
 
     async def in_dom0(self, text: str) -> str:
         """The commands of dom0 that the documents use."""
+        if " && " in text:
+            return "".join([await self.in_dom0(each) for each in text.split(" && ")])
         request, _, called = text.rpartition(" | ")
         match shlex.split(called):
             case ["qvm-usb", *arguments]:
@@ -101,44 +213,45 @@ class Reader:
                 return ""
             case ["qvm-run", "-p", "-u", "root", "--service", name, service]:
                 line = f"{request.removeprefix('echo ')}\n".encode()
-                return shown(await asyncio.to_thread(
-                    self.lab.call, self.guests[name], service, line
-                ))
-        raise AssertionError(f"the lab's dom0 has no {text}")
+                return shown(
+                    await asyncio.to_thread(self.lab.call, self.guests[name], service, line)
+                )
+        return await self.qube(shlex.split(text))
 
-    async def qvm_usb(self, arguments: list[str]) -> str:
-        """What qvm-usb prints on a terminal (qubesadmin/tools/qvm_device.py)."""
-        world: Any = self.world
-        try:
-            match arguments:
-                case ["list"]:
-                    return self.table()
-                case ["attach", name, device]:
-                    await world.attach(world.app.domains[name], device.partition(":")[2])
-                case ["detach", name, device]:
-                    await world.detach(world.app.domains[name], device.partition(":")[2])
-                case ["assign", name, device]:
-                    vm = world.app.domains[name]
-                    assignment = await world.assign(vm, device.partition(":")[2])
-                    await vm.devices["usb"].unassign(assignment)
-                case _:
-                    raise AssertionError(f"the lab has no qvm-usb {arguments}")
-        except QubesException as error:
-            return f"{error}\n" % ()
+    async def qube(self, words: list[str]) -> str:
+        """What dom0 does to a qube that the documents make."""
+        match words:
+            case ["qvm-create", "--disp", "--template", _, "--prop", "auto_cleanup=True", name]:
+                Qube(self.world, name, "DispVM").state = "Halted"
+            case ["qvm-start", name]:
+                guest = await asyncio.to_thread(self.lab.start_frontend, name)
+                self.guests[name] = self.world.guests[name] = guest
+                self.world.app.domains[name].state = "Running"
+            case ["qvm-shutdown", "--wait", name]:
+                await asyncio.to_thread(self.guests.pop(name).kill)
+                await self.world.halt(self.world.app.domains[name])
+                del self.world.app.domains[name]
+            case ["qvm-run", "--pass-io", name, command]:
+                guest = self.guests[name]
+                return shown(await asyncio.to_thread(guest.run, command, user="user", check=False))
+            case _:
+                raise AssertionError(f"the lab's dom0 has no {words}")
         return ""
 
-    def table(self) -> str:
-        """One line for each device that dom0 sees."""
-        rows = [("BACKEND:DEVID", "DESCRIPTION", "USED BY")]
-        for device in self.world.usb.devices["usb"]:
-            holder = self.world.holder(device.port_id)
-            used = f"{holder} (attached)" if holder else ""
-            rows.append((f"sys-usb:{device.port_id}", device.description, used))
-        widths = [max(len(row[column]) for row in rows) for column in range(2)]
-        return "".join(
-            f"{first:{widths[0]}}  {second:{widths[1]}}  {third}".rstrip() + "\n"
-            for first, second, third in rows
-        )
+    async def qvm_usb(self, arguments: list[str]) -> str:
+        """What qvm-usb prints on a terminal, and what has settled since."""
+        if arguments[0] == "attach":
+            # A phone that was detached may be on its way back into the list.
+            await until(lambda: arguments[-1] in imitation.table(self.world), f"no {arguments[-1]}")
+        printed = await (client.run if client.SOURCES else imitation.run)(self.world, arguments)
+        if arguments[0] == "attach":
+            await asyncio.to_thread(self.guests[arguments[1]].run, READS_ON)
+        return printed
+
+
+def port_of(name: str) -> str:
+    """The port of the xHCI controller that a device is plugged into."""
+    return DEVICES[name][1].partition("-")[2]
 
 
 def shown(done: Completed) -> str:

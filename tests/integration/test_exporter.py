@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from .conftest import Qubes, guest_hash
+from tests.lab.qubes import Qubes, guest_hash
+
+from .test_attach import disk
 
 RESETS = "dmesg | grep -c 'reset SuperSpeed USB device'"
 
@@ -20,8 +22,8 @@ RESETS = "dmesg | grep -c 'reset SuperSpeed USB device'"
         ("sys-usb 2-\u0661", "the request on stdin is not ASCII"),
         ("sys-usb ../../etc", "'../../etc' names no USB device"),
         ("sys-usb $(reboot)", "'$(reboot)' names no USB device"),
-        ("../work 2-1", "'../work' is no name of a qube"),
-        ("@adminvm 2-1", "'@adminvm' is no name of a qube"),
+        ("../work 2-1", "'../work' is not the name of a qube"),
+        ("@adminvm 2-1", "'@adminvm' is not the name of a qube"),
         ("sys-usb 2-1:1.0", "'2-1:1.0' is one interface of a device"),
         ("sys-usb usb2", "'usb2' is a root hub"),
         ("sys-usb 0x12.0x34", "both are four hexadecimal digits"),
@@ -65,13 +67,13 @@ def test_device_from_another_qube_is_not_passed_on(qubes: Qubes, stick: str) -> 
 
 def test_taken_device_is_refused_and_not_disturbed(qubes: Qubes, stick: str) -> None:
     assert qubes.attach(stick).code == 0
-    qubes.frontend.wait_for("test -b /dev/sda")
-    before = guest_hash(qubes.frontend, "/dev/sda")
+    disk(qubes, "stick")
+    before = guest_hash(qubes.frontend, disk(qubes, "stick"))
     done = qubes.attach("0x46f4.0x0001")
     assert f"USB device {stick} is attached already; detach it first" in done.stderr.decode()
     done = qubes.attach(stick)
     assert "this device is attached to this qube already" in done.stderr.decode()
-    assert guest_hash(qubes.frontend, "/dev/sda") == before
+    assert guest_hash(qubes.frontend, disk(qubes, "stick")) == before
     assert qubes.connected_to(stick) == b"work"
     assert qubes.detach(stick).code == 0
 
@@ -89,7 +91,7 @@ def test_killed_exporter(qubes: Qubes, stick: str, victim: str) -> None:
     qubes.frontend.wait_for("! ls /run/qubes/usb-import-*")
     # Whatever was left, the next attach works.
     assert qubes.attach(stick).code == 0
-    qubes.frontend.wait_for("test -b /dev/sda")
+    disk(qubes, "stick")
     assert qubes.take_back(stick).code == 0
     assert qubes.driver(stick) == "usb"
 
@@ -103,7 +105,7 @@ def test_killed_importer(qubes: Qubes, stick: str, victim: str) -> None:
         assert qubes.await_clean() == []
     qubes.backend.wait_for(f"readlink /sys/bus/usb/devices/{stick}/driver | grep -q usb$")
     assert qubes.attach(stick).code == 0
-    qubes.frontend.wait_for("test -b /dev/sda")
+    disk(qubes, "stick")
     assert qubes.detach(stick).code == 0
 
 
@@ -163,7 +165,7 @@ def test_kept_from_drivers_until_plugged_again(qubes: Qubes, stick: str) -> None
     try:
         for _ in range(2):
             assert qubes.attach(stick).code == 0
-            qubes.frontend.wait_for("test -b /dev/sda")
+            disk(qubes, "stick")
             assert qubes.take_back(stick).code == 0
             assert qubes.driver(stick) == ""
             assert not qubes.backend.run(f"ls -d /sys/bus/usb/devices/{stick}:*", check=False).text
@@ -212,19 +214,19 @@ def test_no_qubesdb(qubes: Qubes, stick: str) -> None:
 
 
 def test_without_root(qubes: Qubes, stick: str) -> None:
+    """The service says what was changed, and goes no other way to root."""
     config = "/etc/qubes/rpc-config/qubes.USB"
     qubes.backend.run(f"mv {config} /tmp/config")
     try:
-        # sudo stands in for rpc-config, for the exporter alone.
+        said = qubes.attach(stick).stderr.decode()
+        assert f"{config} was changed where the device is plugged in" in said
+        assert said.count("\n") == 1 and "sudo" not in said
+        repair = said.partition("restore it: ")[2].partition(" [UP-740]")[0]
+        qubes.backend.run(repair)
         assert qubes.attach(stick).code == 0
-        qubes.frontend.wait_for("test -b /dev/sda")
         assert qubes.take_back(stick).code == 0
-        qubes.backend.run("mv /etc/sudoers.d/qubes-usb-proxy /tmp/sudoers")
-        assert "sudo: a password is required" in qubes.attach(stick).stderr.decode()
     finally:
-        qubes.backend.run(
-            f"mv /tmp/config {config}; mv /tmp/sudoers /etc/sudoers.d/qubes-usb-proxy"
-        )
+        qubes.backend.run(f"mv /tmp/config {config}")
     for guest, request in ((qubes.frontend, b"sys-usb 2-1\n"), (qubes.backend, b"2-1\n")):
         done = qubes.lab.call(guest, "qubes.USBDetach", request, user="user")
         assert b"this needs root" in done.stderr
@@ -264,27 +266,235 @@ def usbguard(qubes: Qubes) -> Iterator[None]:
     run("for bus in /sys/bus/usb/devices/usb*; do echo 1 > $bus/authorized_default; done")
 
 
+def is_blocked(qubes: Qubes, bus_id: str) -> bool:
+    """Whether no driver of sys-usb can have a device."""
+    folder = f"/sys/bus/usb/devices/{bus_id}"
+    has_interfaces = qubes.backend.run(f"ls -d {folder}:*", check=False).text != ""
+    return qubes.backend.read(f"{folder}/authorized") == b"0\n" and not has_interfaces
+
+
+def end_export(qubes: Qubes, bus_id: str, end: str) -> None:
+    """End an attachment in one of the ways that there are, and wait for the device."""
+    if end == "in sys-usb":
+        assert qubes.take_back(bus_id).code == 0
+    elif end == "in work":
+        assert qubes.detach(bus_id).code == 0
+    elif end == "exporter killed":
+        qubes.backend.run("pkill -KILL -f '[l]aunch usb-export'")
+    else:
+        # Nobody is left to clean up, until somebody looks.
+        qubes.backend.run(
+            "pkill -KILL -f '[u]sb-export'; /usr/lib/qubes/usb-proxy/launch usb-repair"
+        )
+    qubes.backend.wait_for(f"readlink /sys/bus/usb/devices/{bus_id}/driver | grep -q usb$")
+    qubes.backend.wait_for("! ls /run/qubes-usb-proxy/*.lock")
+    qubes.frontend.wait_for("! ls /run/qubes/usb-import-*")
+
+
+ENDS = ["in sys-usb", "in work", "exporter killed", "all killed"]
+
+
+def test_authorized_default_of_nothing(qubes: Qubes) -> None:
+    """A hardened sys-usb, where the kernel configures nothing that is plugged in."""
+    run = qubes.backend.run
+    run("for bus in /sys/bus/usb/devices/usb*; do echo 0 > $bus/authorized_default; done")
+    try:
+        qubes.backend.plug_storage("stick", 1 << 20)
+        stick = qubes.bus_id("idProduct=0001")
+        assert is_blocked(qubes, stick)
+        for end in ENDS:
+            assert qubes.attach(stick).code == 0
+            disk(qubes, "stick")
+            end_export(qubes, stick, end)
+            assert is_blocked(qubes, stick), end
+    finally:
+        run("for bus in /sys/bus/usb/devices/usb*; do echo 1 > $bus/authorized_default; done")
+
+
+@pytest.mark.parametrize("daemon", ["runs", "has stopped"])
 @pytest.mark.usefixtures("usbguard")
-def test_usbguard_blocks_until_the_device_is_attached(qubes: Qubes) -> None:
+def test_usbguard_blocks_but_while_the_device_is_attached(qubes: Qubes, daemon: str) -> None:
     qubes.backend.plug_storage("stick", 1 << 20)
     stick = qubes.bus_id("idProduct=0001")
-    authorized = f"cat /sys/bus/usb/devices/{stick}/authorized"
-    assert qubes.backend.run(authorized).text == "0"
+    assert is_blocked(qubes, stick)
+    if daemon == "has stopped":
+        qubes.backend.run("pkill usbguard-daemon; while pgrep usbguard-daemon; do :; done")
+    for end in ENDS:
+        assert qubes.attach(stick).code == 0
+        disk(qubes, "stick")
+        end_export(qubes, stick, end)
+        assert is_blocked(qubes, stick), end
+        if daemon == "runs":
+            listed = qubes.backend.run(f"usbguard list-devices | grep 'via-port \"{stick}\"'").text
+            assert " block " in f" {listed.partition(':')[2]}", listed
+
+
+@pytest.mark.usefixtures("usbguard")
+def test_usbguards_own_rules_stay_as_they_are(qubes: Qubes) -> None:
+    """A device that one of them allows is allowed before, and after."""
+    qubes.backend.plug_storage("stick", 1 << 20)
+    stick = qubes.bus_id("idProduct=0001")
+    assert is_blocked(qubes, stick)
+    for rule in ("", "allow id 46f4:0001"):
+        if rule:
+            qubes.backend.unplug("stick")
+            qubes.backend.run(f"usbguard append-rule '{rule}'")
+            assert qubes.plug_storage("stick") == stick
+        before = qubes.backend.run("usbguard list-rules").text
+        assert rule in before
+        for end in ENDS:
+            assert qubes.attach(stick).code == 0
+            disk(qubes, "stick")
+            end_export(qubes, stick, end)
+            assert is_blocked(qubes, stick) == (not rule), end
+            assert qubes.backend.run("usbguard list-rules").text == before
+
+
+PARTITION = (
+    'import struct; entry = struct.pack("<B3xB3x2I", 0, 0x83, 2048, 8192);'
+    " table = bytes(446) + entry + bytes(48) + bytes([0x55, 0xAA]);"
+    ' open("/dev/sda", "r+b").write(table)'
+)
+IN_USE = {
+    "mount": ("mkfs.ext2 -q -F /dev/sda; mount /dev/sda /mnt", "umount /mnt"),
+    "elsewhere": (
+        "mkfs.ext2 -q -F /dev/sda; touch /run/ns; unshare -m sh -c "
+        "'mount /dev/sda /mnt; touch /run/mounted; sleep 1000' >/dev/null 2>&1 </dev/null & "
+        "until test -e /run/mounted; do :; done",
+        "pkill -f '[s]leep 1000'; rm /run/mounted",
+    ),
+    "partition": (
+        f"python3 -c '{PARTITION}'; blockdev --rereadpt /dev/sda;"
+        " until test -b /dev/sda1; do :; done;"
+        " mkfs.ext2 -q -F /dev/sda1; mount /dev/sda1 /mnt",
+        "umount /mnt",
+    ),
+    "swap": ("mkswap -q /dev/sda; swapon /dev/sda", "swapoff /dev/sda"),
+}
+
+
+SEEN = {
+    "mount": "sda is mounted at /mnt",
+    "partition": "sda1 is mounted at /mnt",
+    "swap": "sda is swap",
+}
+"""What every user sees of that; nothing of another namespace."""
+
+
+@pytest.mark.parametrize("how", IN_USE)
+def test_a_disk_in_use_is_refused(qubes: Qubes, how: str) -> None:
+    use, release = IN_USE[how]
+    stick = qubes.plug_storage("stick", 8 << 20)
+    qubes.backend.wait_for("test -b /dev/sda")
+    qubes.backend.run(use)
+    flag = "/run/qubes-service/usb-proxy-lend-in-use"
+    try:
+        done = qubes.attach(stick)
+        assert f"USB device {stick} is in use in the qube that it is plugged into" in (
+            done.stderr.decode()
+        )
+        assert b"sda" not in done.stderr and b"mnt" not in done.stderr
+        assert qubes.driver(stick) == "usb"
+        status = qubes.backend.run("qubes-usb-proxy status", user="nobody").text
+        assert f"{stick} is in use in this qube: " in status or how not in SEEN
+        assert SEEN.get(how, stick) in status
+        reset = qubes.backend.run(f"/usr/lib/qubes/usb-reset {stick}", check=False)
+        assert (reset.code, b"[UP-410]" in reset.stderr) == (4, True)
+    finally:
+        qubes.backend.run(release)
     assert qubes.attach(stick).code == 0
-    qubes.frontend.wait_for("test -b /dev/sda")
+    disk(qubes, "stick")
     assert qubes.take_back(stick).code == 0
+    qubes.backend.run(f"rm -f {flag}")
 
 
-def test_usbguard_that_does_not_answer(qubes: Qubes, stick: str) -> None:
-    """Without a daemon a device that is authorized all the same can be attached, no other."""
-    qubes.backend.run("ln -s /opt/usbguard /usr/bin/usbguard")
+def test_a_disk_in_use_is_lent_where_that_is_wished(qubes: Qubes) -> None:
+    stick = qubes.plug_storage("stick", 8 << 20)
+    qubes.backend.wait_for("test -b /dev/sda")
+    qubes.backend.run("mkswap -q /dev/sda; swapon /dev/sda")
+    qubes.backend.write("/run/qubes-service/usb-proxy-lend-in-use", "")
     try:
         assert qubes.attach(stick).code == 0
         assert qubes.take_back(stick).code == 0
-        qubes.backend.run(f"echo 0 > /sys/bus/usb/devices/{stick}/authorized")
-        done = qubes.attach(stick)
-        assert f"usbguard does not allow USB device {stick}" in done.stderr.decode()
-        assert qubes.driver(stick) == "usb"
-        assert qubes.backend.run(f"cat /sys/bus/usb/devices/{stick}/authorized").text == "0"
     finally:
-        qubes.backend.run("rm /usr/bin/usbguard")
+        # Its kernel would keep the swap, and with that the disk's name, for ever.
+        qubes.backend.restart()
+
+
+def test_a_device_that_udev_forbids_is_not_lent(qubes: Qubes, stick: str) -> None:
+    rule = "/run/udev/rules.d/99-test.rules"
+    qubes.backend.write(rule, 'SUBSYSTEM=="usb", ENV{QUBES_EXPORT_USB_DEVICE}="0"\n')
+    event = f"udevadm control --reload && udevadm trigger --settle /sys/bus/usb/devices/{stick}"
+    qubes.backend.run(event)
+    try:
+        for name in (stick, "0x46f4.0x0001"):
+            assert f"USB device {stick} is not lent" in qubes.attach(name).stderr.decode()
+        assert qubes.driver(stick) == "usb"
+    finally:
+        qubes.backend.run(f"rm {rule}; {event}")
+
+
+def test_no_other_device_wakes_an_attached_exporter(qubes: Qubes, stick: str) -> None:
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "stick")
+    pid = qubes.backend.run("pgrep -f '^/usr/bin/python3 .*launch usb-export '").text
+    count = f"awk '/^(non)?voluntary/ {{n += $2}} END {{print n}}' /proc/{pid}/status"
+    qubes.backend.wait_for(f"grep -q '^State:.S' /proc/{pid}/status")
+    qubes.backend.run("udevadm settle; sleep 1")
+    before = qubes.backend.run(count).text
+    for number in range(20):
+        qubes.backend.plug_keyboard(f"other{number}")
+        qubes.backend.wait_for("grep -l . /sys/bus/usb/devices/*/product | xargs grep -q Keyboard")
+        qubes.backend.unplug(f"other{number}")
+        qubes.backend.wait_for("! cat /sys/bus/usb/devices/*/product | grep -q Keyboard")
+    assert qubes.backend.run(count).text == before
+    # Its own is heard of all the same, whoever else notices.
+    qubes.backend.unplug("stick")
+    assert qubes.await_clean() == []
+
+
+def test_what_waited_does_not_begin_after_all_was_detached(qubes: Qubes, stick: str) -> None:
+    """The exporter that waits for the lock gets it when the other one was ended."""
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "stick")
+    with qubes.lab.allowed("qubes.USB", "*", qubes.frontend, qubes.backend):
+        call = qubes.lab.start_call(qubes.frontend, "qubes.USBAttach", b"sys-usb 0x46f4.0x0001\n")
+        qubes.backend.wait_for("test $(ls -l /proc/[0-9]*/fd 2>&- | grep -c 'export-.*lock') -gt 1")
+        qubes.backend.run("/usr/lib/qubes/usb-detach-all")
+        done = call.wait(60)
+    assert done.code != 0 and b"were detached meanwhile; try again [UP-804]" in done.stderr, done
+    assert qubes.driver(stick) == "usb"
+    assert qubes.attach(stick).code == 0
+    assert qubes.take_back(stick).code == 0
+
+
+@pytest.mark.parametrize("where", ["backend", "frontend"])
+def test_nothing_begins_between_suspend_and_resume(qubes: Qubes, stick: str, where: str) -> None:
+    guest = getattr(qubes, where)
+    guest.run(
+        "QREXEC_SERVICE_FULL_NAME=qubes.SuspendPreAll"
+        " sh -c 'for script in /etc/qubes/suspend-pre.d/*.sh; do $script || exit; done'"
+    )
+    try:
+        done = qubes.attach(stick)
+        assert done.code != 0 and b"the computer is about to suspend" in done.stderr, done
+        assert qubes.driver(stick) == "usb"
+    finally:
+        guest.run("for script in /etc/qubes/suspend-post.d/*.sh; do $script || exit; done")
+    assert qubes.attach(stick).code == 0
+    assert qubes.take_back(stick).code == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "why"), [*zip(ENDS, ("detached", "detached", "died", "died"), strict=True)]
+)
+def test_dom0_is_told_why_it_ended(qubes: Qubes, stick: str, end: str, why: str) -> None:
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "stick")
+    end_export(qubes, stick, end)
+    key = f"/qubes-usb-devices/{stick}/x-ended"
+    assert qubes.lab.qubesdb_list(qubes.backend, key) == {key: why.encode()}
+    assert qubes.attach(stick).code == 0
+    qubes.backend.unplug("stick")
+    assert qubes.await_clean() == []
+    qubes.backend.wait_for("! ls /run/lab-qubesdb/*2-1*")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Other implementations at the other end; those that lie, stall or leave are in tests/faults."""
 
-from .conftest import Qubes
+from tests.lab.qubes import Qubes
 
 SHELL_BACKEND = """#!/bin/sh
 device=/sys/bus/usb/devices/$1 driver=/sys/bus/usb/drivers/usbip-host

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A few cycles of what `make soak` does for hours."""
 
+from tests.lab.qubes import Qubes
 from tests.soak.soak import Limits, Soak
-
-from .conftest import Qubes
 
 
 def test_a_few_cycles(qubes: Qubes) -> None:

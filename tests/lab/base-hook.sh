@@ -13,7 +13,7 @@ dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x -C / --keep-directory-symlink
     --exclude='*/sound/isa/*' --exclude='*/sound/firewire/*' --exclude='*/sound/hda/*' \
     --exclude='*/drivers/net/[a-lo-tv-z]*/*' --exclude='*/drivers/scsi/*/*' \
     --exclude='*/drivers/gpu/*' --exclude='*/drivers/media/[a-ln-z]*' --exclude='*/drivers/infiniband/*' \
-    --exclude='*/drivers/iio/*' --exclude='*/drivers/staging/*' --exclude='*/drivers/md/*' \
+    --exclude='*/drivers/iio/*' --exclude='*/drivers/staging/*' --exclude='*/drivers/md/[a-ce-z]*' \
     --exclude='*/drivers/mtd/*' --exclude='*/drivers/ata/*' --exclude='*/drivers/hwmon/*' \
     --exclude='*/drivers/isdn/*' --exclude='*/drivers/edac/*' --exclude='*/drivers/nvme/*' \
     --exclude='*/drivers/target/*' --exclude='*/drivers/platform/*' \

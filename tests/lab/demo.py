@@ -64,8 +64,9 @@ def make_stick(folder: Path) -> Path:
     image = folder / "stick.img"
     with image.open("wb") as file:
         file.truncate(16 << 20)
-    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext2", "-L", "STICK", "-d", content, image],
-                   check=True)
+    subprocess.run(
+        ["/sbin/mke2fs", "-q", "-t", "ext2", "-L", "STICK", "-d", content, image], check=True
+    )
     return image
 
 
@@ -90,7 +91,9 @@ def carry(lab: Lab, story: Story, image: Path) -> None:
         listed = lab.qubesdb_list(sys_usb, "/qubes-usb-devices/")
         ((key, untrusted_description),) = [i for i in listed.items() if i[0].endswith("/desc")]
         device = key.split("/")[2].replace("_", ".")
-        seen.append(f"dom0 sees sys-usb:{device}, {untrusted_description.decode()}")
+        # udev escapes a space so, in ID_MODEL_ENC.
+        shown = untrusted_description.decode().replace(r"\x20", " ")
+        seen.append(f"dom0 sees sys-usb:{device}, {shown}")
     with story.step(f"dom0 attaches sys-usb:{device} to work") as seen:
         with lab.allowed("qubes.USB", device, work, sys_usb):
             call(lab, work, "qubes.USBAttach", f"sys-usb {device}")

@@ -20,14 +20,34 @@ BACKEND, FRONTEND = "sys-usb", "work"
 CONSOLE_LINES = 40
 AUDIO_OUTPUTS = 2
 PLUG_SECONDS = 15
+READER = """
+import posix, sys
+for name in posix.listdir(b"."):
+    try:
+        with open(name, "rb") as file:
+            value = file.read()
+    except FileNotFoundError:
+        continue
+    sys.stdout.buffer.write(b"%s\\0%d\\0%s" % (name, len(value), value))
+"""
+"""All keys: names, sizes and values, each of them as it was at one moment."""
+
 PORTS = {"xhci.0": "12345678", "ehci.0": "123456"}
 
 
 class Guest:
     """One guest of the lab; made by it."""
 
-    def __init__(self, name: str, image: Image, folder: Path, router: Router, smp: int,
-                 *, speed: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        image: Image,
+        folder: Path,
+        router: Router,
+        smp: int,
+        *,
+        speed: list[str] | None = None,
+    ) -> None:
         self.name, self._folder, self._router = name, folder, router
         options = ["-smp", str(smp)]
         if name == BACKEND:
@@ -99,8 +119,14 @@ class Guest:
 
     # Things to do in it
 
-    def run(self, command: str, user: str = "root", stdin: bytes = b"", timeout: float = 60,
-            check: bool = True) -> Completed:
+    def run(
+        self,
+        command: str,
+        user: str = "root",
+        stdin: bytes = b"",
+        timeout: float = 60,
+        check: bool = True,
+    ) -> Completed:
         """Run a shell command. With `check`, another code than 0 raises CommandFailed."""
         try:
             done = self.start_command(command, user, stdin).wait(timeout)
@@ -134,8 +160,10 @@ class Guest:
     def write(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
         """Write a file, making its folder where needed."""
         name = shlex.quote(path)
-        self.run(f'mkdir -p "$(dirname {name})" && cat >{name} && chmod {mode:o} {name}',
-                 stdin=data if isinstance(data, bytes) else data.encode())
+        self.run(
+            f'mkdir -p "$(dirname {name})" && cat >{name} && chmod {mode:o} {name}',
+            stdin=data if isinstance(data, bytes) else data.encode(),
+        )
 
     def push(self, source: Path, path: str) -> None:
         """Copy a file of the host into the guest, with its mode."""
@@ -143,19 +171,19 @@ class Guest:
 
     def database(self) -> dict[str, bytes]:
         """The whole QubesDB, by key."""
-        listing = "find . -type f -printf '%f\\0%s\\0' -exec cat {} \\;"
-        data = self.run(f"cd /run/lab-qubesdb && {listing}").stdout
+        data = self.run(f"cd /run/lab-qubesdb && exec python3 -ISc {shlex.quote(READER)}").stdout
         found = {}
         while data:
             name, size, data = data.split(b"\0", 2)
             found[name.decode().replace("%", "/")] = data[: int(size)]
-            data = data[int(size):]
+            data = data[int(size) :]
         return found
 
     # Devices
 
-    def plug(self, driver: str, id: str, bus: str = "xhci.0", port: str | None = None,
-             **properties: Any) -> None:
+    def plug(
+        self, driver: str, id: str, bus: str = "xhci.0", port: str | None = None, **properties: Any
+    ) -> None:
         """Plug in a QEMU device at `port`, like `3`, or `3.1` behind a hub on port 3.
 
         Without a port a USB device takes the first free one of its controller, so that the first
@@ -174,7 +202,9 @@ class Guest:
     def add_drive(self, node: str, path: Path) -> None:
         """Make a raw file of the host a block node, for a device's `drive` property."""
         self._machine.monitor.command(
-            "blockdev-add", driver="raw", **{"node-name": node},
+            "blockdev-add",
+            driver="raw",
+            **{"node-name": node},
             file={"driver": "file", "filename": str(path)},
         )
 
@@ -184,11 +214,20 @@ class Guest:
             "blockdev-add", driver="null-co", size=size, **{"node-name": node, "read-zeroes": True}
         )
 
-    def plug_storage(self, id: str, source: Path | int, bus: str = "xhci.0",
-                     port: str | None = None, **properties: Any) -> Path:
+    def plug_storage(
+        self,
+        id: str,
+        source: Path | int,
+        bus: str = "xhci.0",
+        port: str | None = None,
+        **properties: Any,
+    ) -> Path:
         """Plug in a USB disk on a file, or on a new empty one of that many bytes."""
-        path = self._folder / f"{id}-{next(self._numbers)}.img" if isinstance(source, int) else (
-            source)
+        path = (
+            self._folder / f"{id}-{next(self._numbers)}.img"
+            if isinstance(source, int)
+            else (source)
+        )
         if isinstance(source, int):
             with path.open("wb") as file:
                 file.truncate(source)
@@ -198,13 +237,15 @@ class Guest:
         self.plug("usb-storage", id, bus, port, drive=node, **{"serial": id, **properties})
         return path
 
-    def plug_keyboard(self, id: str, bus: str = "xhci.0", port: str | None = None,
-                      **properties: Any) -> None:
+    def plug_keyboard(
+        self, id: str, bus: str = "xhci.0", port: str | None = None, **properties: Any
+    ) -> None:
         """Plug in a keyboard; see `send_key`."""
         self.plug("usb-kbd", id, bus, port, **properties)
 
-    def plug_audio(self, id: str, wav: Path, bus: str = "xhci.0", port: str | None = None,
-                   **properties: Any) -> None:
+    def plug_audio(
+        self, id: str, wav: Path, bus: str = "xhci.0", port: str | None = None, **properties: Any
+    ) -> None:
         """Plug in a sound card. What it plays is in the file `wav` once it is unplugged.
 
         The card starts at 240 of 256; at 256 the samples arrive as they were sent.
@@ -219,8 +260,9 @@ class Guest:
         link.symlink_to(wav.absolute())
         self.plug("usb-audio", id, bus, port, audiodev=f"audio{number}", **properties)
 
-    def plug_serial(self, id: str, bus: str = "xhci.0", port: str | None = None,
-                    **properties: Any) -> None:
+    def plug_serial(
+        self, id: str, bus: str = "xhci.0", port: str | None = None, **properties: Any
+    ) -> None:
         """Plug in a serial adapter; what is sent to it is read with `serial_output`."""
         monitor = self._machine.monitor
         if id not in {each["label"] for each in monitor.command("query-chardev")}:
@@ -233,8 +275,9 @@ class Guest:
         answer = self._machine.monitor.command("ringbuf-read", device=id, size=65536)
         return str(answer)
 
-    def plug_hub(self, id: str, bus: str = "xhci.0", port: str | None = None,
-                 **properties: Any) -> None:
+    def plug_hub(
+        self, id: str, bus: str = "xhci.0", port: str | None = None, **properties: Any
+    ) -> None:
         """Plug in a full-speed hub of eight ports."""
         self.plug("usb-hub", id, bus, port, **properties)
 

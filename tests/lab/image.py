@@ -18,23 +18,41 @@ from .errors import LabError
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = (
-    "udev", "kmod", "python3", "procps", "util-linux", "iproute2", "hostname",
-    "strace", "usbutils", "alsa-utils", "inotify-tools", "dosfstools", "usbguard", "sudo",
+    "udev",
+    "kmod",
+    "python3",
+    "procps",
+    "util-linux",
+    "iproute2",
+    "hostname",
+    "strace",
+    "usbutils",
+    "alsa-utils",
+    "inotify-tools",
+    "dosfstools",
+    "usbguard",
+    "cryptsetup-bin",
+    "sudo",
 )
 # Packages of the platform that ours may depend on: empty ones, for whoever needs them.
 STUBS = ("qubes-core-agent", "qubes-core-agent-qrexec", "qubes-core-qrexec", "qubesdb-vm")
 PACKAGE = "qubes-usb-proxy"
 KEPT_IMAGES = 4
-TOOLS = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C",
-         "DEBIAN_FRONTEND": "noninteractive"}
+TOOLS = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
 
 GUEST = "usr/lib/lab"
 COMMANDS = {
     "usr/bin/qrexec-client-vm": f"/{GUEST}/launch",
     "usr/lib/qubes/qrexec-client-vm": f"/{GUEST}/launch",
     f"{GUEST}/agent": "launch",
-    **{f"usr/bin/qubesdb-{verb}": f"/{GUEST}/qubesdb"
-       for verb in ("read", "write", "rm", "list", "watch")},
+    **{
+        f"usr/bin/qubesdb-{verb}": f"/{GUEST}/qubesdb"
+        for verb in ("read", "write", "rm", "list", "watch")
+    },
 }
 
 Progress = Callable[[str], None]
@@ -75,8 +93,15 @@ def image(debs: Path | None, suite: str, progress: Progress) -> Image:
 def run(*command: str | Path, **options: str) -> str:
     """Run a program of the host; returns its output, raises LabError with it."""
     done = subprocess.run(
-        command, env=TOOLS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", cwd=options.get("cwd"), check=False,
+        command,
+        env=TOOLS,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=options.get("cwd"),
+        check=False,
     )
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-30:])
@@ -109,8 +134,9 @@ def _digest(*parts: bytes) -> str:
 
 def _mirrors(suite: str) -> list[str]:
     """The host's mirrors as lines for `suite`; none means mmdebstrap's own."""
-    listing = run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)",
-                  "Created-By: Packages")
+    listing = run(
+        "apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"
+    )
     lines = []
     for label, uri in sorted({tuple(line.split()[:2]) for line in listing.splitlines()}):
         if label == "Debian":
@@ -129,10 +155,19 @@ def _base(cache: Path, suite: str, progress: Progress) -> Path:
     progress(f"lab: building the base image of Debian {suite}, once; this takes a minute or two")
     with step(progress, "base image built"), scratch(cache) as work:
         root = work / "root"
-        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-            '--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"',
+        run(
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+            '--aptopt=APT::Install-Recommends "false"',
+            '--aptopt=Acquire::Languages "none"',
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
-            f"--customize-hook={HERE / 'base-hook.sh'}", suite, root, *_mirrors(suite))
+            f"--customize-hook={HERE / 'base-hook.sh'}",
+            suite,
+            root,
+            *_mirrors(suite),
+        )
         (kernel,) = (root / "boot").glob("vmlinuz-*")
         kernel.rename(work / "vmlinuz")
         (work / "initrd").write_bytes(initrd.build(root))
@@ -197,13 +232,28 @@ def _install_package(root: Path, debs: Path) -> None:
     for name in STUBS:
         _stub(stubs, name)
     (stubs / "Packages").write_text(run("apt-ftparchive", "packages", ".", cwd=str(stubs)))
-    run("make", "-C", HERE.parents[1], "apt-repo", f"DIST={debs.resolve()}", f"REPO={repository}",
-        f"GNUPG={repository}/gnupg", "URL=file:/var/lib/lab-repository")
+    run(
+        "make",
+        "-C",
+        HERE.parents[1],
+        "apt-repo",
+        f"DIST={debs.resolve()}",
+        f"REPO={repository}",
+        f"GNUPG={repository}/gnupg",
+        "URL=file:/var/lib/lab-repository",
+    )
     shutil.copy(repository / "qubes-usb-proxy.asc", root / "etc/apt/keyrings")
     with (repository / "qubes-usb-proxy.list").open("a") as sources:
         sources.write("deb [trusted=yes] file:/var/lib/lab-repository/stubs ./\n")
-    options = ("-q", "-o", "Dir::Etc::SourceList=/var/lib/lab-repository/qubes-usb-proxy.list",
-               "-o", "Dir::Etc::SourceParts=-", "-o", "APT::Sandbox::User=root")
+    options = (
+        "-q",
+        "-o",
+        "Dir::Etc::SourceList=/var/lib/lab-repository/qubes-usb-proxy.list",
+        "-o",
+        "Dir::Etc::SourceParts=-",
+        "-o",
+        "APT::Sandbox::User=root",
+    )
     run("chroot", root, "apt-get", *options, "update")
     run("chroot", root, "apt-get", *options, "install", "-y", "--no-install-recommends", PACKAGE)
     shutil.rmtree(repository)

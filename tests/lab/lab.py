@@ -33,9 +33,15 @@ class Lab:
     line for each long step; `smp` is the processors of each guest.
     """
 
-    def __init__(self, debs: Path | None = Path("dist"), suite: str = "bookworm",
-                 progress: Progress = quiet, smp: int = 1, *,
-                 frontend_suite: str | None = None) -> None:
+    def __init__(
+        self,
+        debs: Path | None = Path("dist"),
+        suite: str = "bookworm",
+        progress: Progress = quiet,
+        smp: int = 1,
+        *,
+        frontend_suite: str | None = None,
+    ) -> None:
         self._debs, self._suite, self._progress, self._smp = debs, suite, progress, smp
         self._frontend_suite = frontend_suite or suite
         self._rules: list[tuple[str, str, str, str, str]] = []
@@ -64,8 +70,12 @@ class Lab:
             self._cleanup = cleanup.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._cleanup.close()
 
     def _image(self, suite: str, cleanup: contextlib.ExitStack) -> Image:
@@ -83,21 +93,29 @@ class Lab:
         guest.wait_ready(START_SECONDS)
         return guest
 
-    def call(self, guest: Guest, service: str, stdin: bytes = b"", timeout: float = 60,
-             user: str = "root") -> Completed:
+    def call(
+        self,
+        guest: Guest,
+        service: str,
+        stdin: bytes = b"",
+        timeout: float = 60,
+        user: str = "root",
+    ) -> Completed:
         """Call a service from dom0. A non-zero code is a result, not an error."""
         try:
             return self.start_call(guest, service, stdin, user).wait(timeout)
         except LabError as error:
             raise guest.failure(f"{service}: {error}") from error
 
-    def start_call(self, guest: Guest, service: str, stdin: bytes = b"",
-                   user: str = "root") -> Call:
+    def start_call(
+        self, guest: Guest, service: str, stdin: bytes = b"", user: str = "root"
+    ) -> Call:
         """Like `call`, but returns at once; see `Call.wait` and `Call.cancel`."""
         return guest.start_service(service, stdin, user)
 
-    def allow(self, service: str, argument: str, source: Guest, target: Guest,
-              user: str = "user") -> None:
+    def allow(
+        self, service: str, argument: str, source: Guest, target: Guest, user: str = "user"
+    ) -> None:
         """Add a rule to the policy; `*` is any argument."""
         with self._lock:
             self._rules.append((service, argument, source.name, target.name, user))
@@ -109,8 +127,9 @@ class Lab:
             self._rules = [each for each in self._rules if each[:4] != rule]
 
     @contextlib.contextmanager
-    def allowed(self, service: str, argument: str, source: Guest, target: Guest,
-                user: str = "user") -> Iterator[None]:
+    def allowed(
+        self, service: str, argument: str, source: Guest, target: Guest, user: str = "user"
+    ) -> Iterator[None]:
         """A rule for the time of a `with`."""
         self.allow(service, argument, source, target, user)
         try:

@@ -40,12 +40,35 @@ def accelerator(image: Image) -> list[str]:
 def _probe_kvm(image: Image) -> bool:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
-    command = [QEMU, "-accel", "kvm", "-cpu", "max", "-m", "256", "-nodefaults", "-no-reboot",
-               "-display", "none", "-serial", "stdio", "-kernel", str(image.kernel),
-               "-initrd", str(image.initrd), "-append", "console=ttyS0 panic=-1 lab.probe"]
+    command = [
+        QEMU,
+        "-accel",
+        "kvm",
+        "-cpu",
+        "max",
+        "-m",
+        "256",
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-kernel",
+        str(image.kernel),
+        "-initrd",
+        str(image.initrd),
+        "-append",
+        "console=ttyS0 panic=-1 lab.probe",
+    ]
     try:
-        probe = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True,
-                               timeout=PROBE_SECONDS, check=False)
+        probe = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return False
     return b"lab-probe-works" in probe.stdout
@@ -115,8 +138,15 @@ class Monitor:
 class Machine:
     """One guest's QEMU. To be started by a thread that lives as long: QEMU dies with it."""
 
-    def __init__(self, name: str, image: Image, folder: Path, options: list[str],
-                 *, speed: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        image: Image,
+        folder: Path,
+        options: list[str],
+        *,
+        speed: list[str] | None = None,
+    ) -> None:
         """`speed` is QEMU's accelerator options, the fastest if None."""
         self.name, self.folder = name, folder
         self.console = folder / f"{name}.console"
@@ -127,21 +157,48 @@ class Machine:
 
     def _build(self, image: Image, options: list[str]) -> list[str]:
         machine = "q35,sata=off,smbus=off,i8042=off,vmport=off,hpet=off,usb=off"
-        append = ("console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check net.ifnames=0 "
-                  f"mitigations=off random.trust_cpu=on lab.name={self.name}")
+        append = (
+            "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check net.ifnames=0 "
+            f"mitigations=off random.trust_cpu=on lab.name={self.name}"
+        )
         return [
             # so that no QEMU outlives a test run that was killed
             *([] if not shutil.which("setpriv") else ["setpriv", "--pdeathsig", "KILL"]),
-            QEMU, "-name", self.name, "-machine", machine, "-m", "512",
-            "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-            "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", append,
-            "-chardev", f"file,id=console,path={self.console},append=on",
-            "-serial", "chardev:console",
-            "-drive", f"id=root,if=none,format=raw,snapshot=on,file={image.disk}",
-            "-device", "virtio-blk-pci,drive=root",
-            "-chardev", f"socket,id=port,path={self._port},server=on,wait=off",
-            "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=lab",
-            "-qmp", f"unix:{self._qmp},server=on,wait=off", *options,
+            QEMU,
+            "-name",
+            self.name,
+            "-machine",
+            machine,
+            "-m",
+            "512",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-kernel",
+            str(image.kernel),
+            "-initrd",
+            str(image.initrd),
+            "-append",
+            append,
+            "-chardev",
+            f"file,id=console,path={self.console},append=on",
+            "-serial",
+            "chardev:console",
+            "-drive",
+            f"id=root,if=none,format=raw,snapshot=on,file={image.disk}",
+            "-device",
+            "virtio-blk-pci,drive=root",
+            "-chardev",
+            f"socket,id=port,path={self._port},server=on,wait=off",
+            "-device",
+            "virtio-serial-pci",
+            "-device",
+            "virtserialport,chardev=port,name=lab",
+            "-qmp",
+            f"unix:{self._qmp},server=on,wait=off",
+            *options,
         ]
 
     def start(self) -> socket.socket:
@@ -149,9 +206,14 @@ class Machine:
         for path in (self._port, self._qmp):
             path.unlink(missing_ok=True)
         with (self.folder / f"{self.name}.qemu").open("wb") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log,
-                                             stderr=log, start_new_session=True,
-                                             env={**os.environ, "TMPDIR": str(self.folder)})
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "TMPDIR": str(self.folder)},
+            )
         self._monitor = Monitor(self._connect(self._qmp))
         return self._connect(self._port)
 

@@ -50,8 +50,10 @@ class Call:
         if not self._done.wait(timeout):
             self.cancel()
             so_far = self._result()
-            raise LabError(f"no end after {timeout:.0f} s; so far: {so_far.stdout[-500:]!r}, "
-                           f"stderr {so_far.stderr[-500:]!r}")
+            raise LabError(
+                f"no end after {timeout:.0f} s; so far: {so_far.stdout[-500:]!r}, "
+                f"stderr {so_far.stderr[-500:]!r}"
+            )
         return self._result()
 
     def cancel(self) -> None:
@@ -64,8 +66,9 @@ class Call:
         self._router.send(self._peer, self._channel, wire.CREDIT, wire.number(0))
 
     def _result(self) -> Completed:
-        return Completed(self._code, bytes(self._output[wire.STDOUT]),
-                         bytes(self._output[wire.STDERR]))
+        return Completed(
+            self._code, bytes(self._output[wire.STDOUT]), bytes(self._output[wire.STDERR])
+        )
 
     def feed(self) -> None:
         """Send as much of stdin as may be on the way (called with the router's lock)."""
@@ -73,7 +76,7 @@ class Call:
             chunk = self._stdin[: min(wire.CHUNK, self._credit)]
             self._peer.send(self._channel, wire.STDIN, chunk)
             self._credit -= len(chunk)
-            self._stdin = self._stdin[len(chunk):] if chunk else None
+            self._stdin = self._stdin[len(chunk) :] if chunk else None
 
     def frame(self, kind: int, payload: bytes) -> None:
         """One frame from the guest (called with the router's lock)."""
@@ -261,10 +264,9 @@ class Router:
         """A guest calls another one."""
         user = self._policy(peer.name, target, service)
         other = self._peers.get(target)
-        if user is None:
+        if user is None or other is None:
+            # The caller of a qube that does not run is told no more than who may not call it.
             answer = wire.number(wire.EXIT_REFUSED) + b"Request refused"
-        elif other is None:
-            answer = wire.number(wire.EXIT_PROBLEM) + b"cannot connect to " + target.encode()
         else:
             number = other.new_channel()
             other.routes[number] = (peer, channel)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Start the lab and play with it: `python3 tests/lab/shell.py [FOLDER-OF-DEBS]`."""
+"""Start the lab and play with it: `make lab`, or `python3 -m tests.lab.shell [FOLDER-OF-DEBS]`."""
 
 import code
 import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.lab import Lab
 

@@ -17,8 +17,14 @@ from .guests import BACKEND, Guest
 from .image import Progress, image
 from .router import Router
 
-VIRTUAL_TIME = ["-accel", "tcg,thread=single,tb-size=512", "-cpu", "max",
-                "-icount", "shift=0,sleep=off"]
+VIRTUAL_TIME = [
+    "-accel",
+    "tcg,thread=single,tb-size=512",
+    "-cpu",
+    "max",
+    "-icount",
+    "shift=0,sleep=off",
+]
 START_SECONDS = 300
 
 

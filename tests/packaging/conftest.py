@@ -6,21 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from .machine import TOP, need, run
+from .machine import TOP, attempt, need, run
 from .manifest import Manifest, of_folder
 
-NOT_SOURCES = shutil.ignore_patterns(
-    "build", "dist", ".git", ".*_cache", ".hypothesis", "__pycache__"
-)
+
+def sources(folder: Path) -> Path:
+    """A copy of the files that are the project's, with the list that a tarball has of them."""
+    done = attempt("git", "--git-dir=.git", "--work-tree=.", "ls-files")
+    listed = done.stdout or (TOP / "MANIFEST").read_text()
+    names = [name for name in listed.split() if (TOP / name).exists()]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(TOP / name, folder / name)
+    (folder / "MANIFEST").write_text("".join(f"{name}\n" for name in names))
+    return folder
 
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources."""
-    need("make", "dpkg-buildpackage", "rpmbuild", "makepkg", "unshare")
-    folder = tmp_path_factory.mktemp("sources")
-    shutil.copytree(TOP, folder / "tree", ignore=NOT_SOURCES, symlinks=True)
-    return folder / "tree"
+    need("make", "dpkg-buildpackage", "rpmbuild", "makepkg")
+    return sources(tmp_path_factory.mktemp("sources") / "tree")
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +41,10 @@ def dist(tree: Path) -> Path:
 def packages(dist: Path) -> dict[str, Path]:
     """Each package, by its format."""
     patterns = {
-        "deb": "qubes-usb-proxy_*.deb", "dom0-deb": "qubes-usb-proxy-dom0_*.deb",
-        "rpm": "qubes-usb-proxy-[0-9]*.rpm", "dom0-rpm": "qubes-usb-proxy-dom0-*.rpm",
+        "deb": "qubes-usb-proxy_*.deb",
+        "dom0-deb": "qubes-usb-proxy-dom0_*.deb",
+        "rpm": "qubes-usb-proxy-[0-9]*.rpm",
+        "dom0-rpm": "qubes-usb-proxy-dom0-*.rpm",
         "arch": "*.pkg.tar.zst",
     }
     found = {}
@@ -51,11 +59,9 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     folder = tmp_path_factory.mktemp("installed")
     (tarball,) = dist.glob("*.tar.gz")
     run("tar", "-C", folder, "-xf", tarball)
-    (sources,) = folder.iterdir()
+    (unpacked,) = folder.iterdir()
     manifests = {}
     for side in ("vm", "dom0"):
-        run("make", f"install-{side}", f"DESTDIR={folder}/{side}", folder=sources)
+        run("make", f"install-{side}", f"DESTDIR={folder}/{side}", folder=unpacked)
         manifests[side] = of_folder(folder / side)
     return manifests
-
-

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +20,12 @@ KEEP = "libpolkit-gobject-1-0 python3 kmod make dbus pkexec polkitd sudo"
 FETCHED = f"{KEEP} python3-hypothesis python3-pytest"
 """What can be installed without a network, too."""
 USERS = "groupadd -r qubes && useradd -m -G qubes user && useradd -m stranger"
-SYSTEM = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": str(Path.home()),
-          "DEBIAN_FRONTEND": "noninteractive"}
+SYSTEM = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "HOME": str(Path.home()),
+    "DEBIAN_FRONTEND": "noninteractive",
+}
 
 
 def need(*commands: str) -> None:
@@ -48,8 +53,15 @@ def attempt(
     *command: str | Path, folder: Path = TOP, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a program with nothing on standard input and the environment of a clean system."""
-    return subprocess.run(command, cwd=folder, env=SYSTEM | dict(environment or {}), text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=SYSTEM | dict(environment or {}),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
 
 
 class Root:
@@ -58,16 +70,29 @@ class Root:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def attempt(self, *command: str | Path, user: str = "root",
-                **environment: str) -> subprocess.CompletedProcess[str]:
+    def attempt(
+        self, *command: str | Path, user: str = "root", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program in it; what is mounted and started for that ends with it."""
         script = (
             f"mount -t proc proc {self.folder}/proc; mount --rbind /dev {self.folder}/dev;"
             f"mount -t tmpfs -o mode=755 run {self.folder}/run; cd /; chroot {self.folder} "
             f'setpriv --reuid={user} --regid={user} --init-groups "$@"; exit $?'
         )
-        return attempt("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script,
-                       "sh", *command, folder=self.folder, environment=environment)
+        return attempt(
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            *command,
+            folder=self.folder,
+            environment=environment,
+        )
 
     def run(self, *command: str | Path, user: str = "root", **environment: str) -> str:
         """Run a program in it that has to succeed; gives its output."""
@@ -77,13 +102,24 @@ class Root:
 
     def paths(self) -> set[str]:
         """All there is but what package managers and logs note."""
-        own = ("var/lib/", "var/cache/", "var/log/", "run/", "proc/", "dev/", "tmp/", "root/",
-               "usr/share/doc/", "etc/ld.so.cache", "etc/dnf")
+        own = (
+            "var/lib/",
+            "var/cache/",
+            "var/log/",
+            "run/",
+            "proc/",
+            "dev/",
+            "tmp/",
+            tempfile.gettempdir()[1:],  # dnf puts the host's folders of its own there
+            "root/",
+            "usr/share/doc/",
+            "etc/ld.so.cache",
+            "etc/dnf",
+        )
         found = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
         ours = {path for path in found if not path.startswith(own)}
         return ours | {
-            str(path.relative_to(self.folder))
-            for path in self.folder.glob("usr/share/doc/qubes-*")
+            str(path.relative_to(self.folder)) for path in self.folder.glob("usr/share/doc/qubes-*")
         }
 
 
@@ -114,9 +150,17 @@ def _make_root(name: str, tree: Path) -> None:
     elif name == "trixie":
         run("mmdebstrap", "--quiet", "--variant=apt", "--include=udev", name, tree, *_mirrors(name))
     else:
-        run("mmdebstrap", "--quiet", "--variant=apt", "--skip=cleanup/apt,essential/unlink",
+        run(
+            "mmdebstrap",
+            "--quiet",
+            "--variant=apt",
+            "--skip=cleanup/apt,essential/unlink",
             f"--customize-hook=chroot $1 apt-get -qq install -dy --no-install-recommends {FETCHED}",
-            f"--customize-hook=chroot $1 sh -c '{USERS}'", "bookworm", tree, *_mirrors("bookworm"))
+            f"--customize-hook=chroot $1 sh -c '{USERS}'",
+            "bookworm",
+            tree,
+            *_mirrors("bookworm"),
+        )
         (tree / "etc/hosts").write_text(f"127.0.0.1 localhost {os.uname().nodename}\n")
 
 

@@ -26,18 +26,29 @@ Manifest = dict[str, Entry]
 
 # (formats, paths, why): the only differences there may be to what `make install-...` writes.
 ALLOWED = (
-    ("rpm dom0-rpm", r"/etc|/etc/qubes/policy\.d|/usr|/usr/bin"
-     r"|/usr/(lib|share)(/(doc|man|man/man.))?|/usr/lib/python3|/usr/lib/python3/dist-packages",
-     "folders that other packages own"),
+    (
+        "rpm dom0-rpm",
+        r"/etc|/etc/qubes/policy\.d|/usr|/usr/bin"
+        r"|/usr/(lib|share)(/(doc|man|man/man.))?|/usr/lib/python3|/usr/lib/python3/dist-packages",
+        "folders that other packages own",
+    ),
     ("dom0-rpm", r"/etc/qubes", "a folder that other packages own"),
-    ("deb dom0-deb", r".*/__pycache__(/.*)?", "Debian makes byte code when it installs"),
+    (
+        "deb dom0-deb rpm dom0-rpm arch",
+        r".*/__pycache__(/.*)?",
+        "packages make byte code, for the Python that is there, when they are installed",
+    ),
     ("deb", r"/usr/share/python3(/.*)?", "and when Python is upgraded"),
+    ("arch", r"/usr/share/libalpm(/.*)?", "the same for pacman"),
     ("deb", r"/usr/share/doc/qubes-usb-proxy/(changelog\.gz|copyright)", "Debian's documentation"),
     ("dom0-deb", r"/usr/share(/doc(/qubes-usb-proxy-dom0(/.*)?)?)?", "Debian's documentation"),
     ("deb", r"/usr/share/lintian(/.*)?", "Debian's linter"),
     ("deb", r"/etc/sudoers\.d", "0755 in Debian, 0750 elsewhere"),
-    ("rpm arch", r"/usr/share/zsh/(site-functions|vendor-completions)(/.*)?",
-     "Debian's zsh looks elsewhere"),
+    (
+        "rpm arch",
+        r"/usr/share/zsh/(site-functions|vendor-completions)(/.*)?",
+        "Debian's zsh looks elsewhere",
+    ),
     ("rpm dom0-rpm arch", r"/usr/share/licenses(/.*)?", "Debian has all licences already"),
 )
 

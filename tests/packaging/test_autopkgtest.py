@@ -11,6 +11,19 @@ def test_autopkgtest(dist: Path, packages: dict[str, Path], tmp_path: Path) -> N
     root = copy_of("clean", tmp_path)
     (source,) = dist.glob("*.dsc")
     mounts = f"mount -t proc proc {root.folder}/proc; mount --rbind /dev {root.folder}/dev"
-    done = attempt("unshare", "--mount", "sh", "-ec", f'{mounts}; exec "$@"', "sh", "autopkgtest",
-                   "--no-built-binaries", packages["deb"], source, "--", "chroot", root.folder)
+    done = attempt(
+        "unshare",
+        "--mount",
+        "sh",
+        "-ec",
+        f'{mounts}; exec "$@"',
+        "sh",
+        "autopkgtest",
+        "--no-built-binaries",
+        packages["deb"],
+        source,
+        "--",
+        "chroot",
+        root.folder,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -13,18 +13,37 @@ from .manifest import ALLOWED, Manifest, differences, is_allowed, of_folder, of_
 FORMATS = ("deb", "rpm", "arch", "dom0-deb", "dom0-rpm")
 
 
-NOT_IN_DIST = {"/.ci", "/.ci/run", "/.gitignore"}
-
-
 def side(form: str) -> str:
     return "dom0" if form.startswith("dom0") else "vm"
+
+
+def in_fedora(manifest: Manifest) -> Manifest:
+    """With the modules of dom0 where Debian has them."""
+    places = ("/usr/lib/python3.13/site-packages", "/usr/lib/python3/dist-packages")
+    return {path.replace(*places): entry for path, entry in manifest.items()}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_no_package_has_byte_code_of_its_builder(packages: dict[str, Path], form: str) -> None:
+    """Nor the list of folders, which is for `make uninstall`."""
+    assert not [path for path in of_package(packages[form]) if "__pycache__" in path]
+
+
+@pytest.mark.parametrize("form", ["deb", "rpm", "arch"])
+def test_nothing_of_the_environment_gets_into_a_root_program(
+    packages: dict[str, Path], form: str, tmp_path: Path
+) -> None:
+    unpack = {"deb": "dpkg-deb --fsys-tarfile", "rpm": "rpm2cpio", "arch": "zstd -qdc"}[form]
+    run("sh", "-ec", f'{unpack} "$1" | bsdtar -C "$2" -xf -', "sh", packages[form], tmp_path)
+    launch = tmp_path / "usr/lib/qubes/usb-proxy/launch"
+    assert launch.read_text().startswith("#!/usr/bin/python3 -IS\n")
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_same_as_make_install(
     packages: dict[str, Path], installed: dict[str, Manifest], form: str
 ) -> None:
-    found = differences(of_package(packages[form]), installed[side(form)])
+    found = differences(in_fedora(of_package(packages[form])), installed[side(form)])
     assert {path: both for path, both in found.items() if not is_allowed(form, path)} == {}
 
 
@@ -32,7 +51,8 @@ def test_every_allowance_is_needed(
     packages: dict[str, Path], installed: dict[str, Manifest]
 ) -> None:
     paths = {
-        form: differences(of_package(packages[form]), installed[side(form)]) for form in FORMATS
+        form: differences(in_fedora(of_package(packages[form])), installed[side(form)])
+        for form in FORMATS
     }
     for forms, pattern, why in ALLOWED:
         for form in forms.split():
@@ -52,12 +72,11 @@ def test_conffiles_are_the_same_everywhere(
 ) -> None:
     for names, manifest in ((("deb", "rpm", "arch"), "vm"), (("dom0-deb", "dom0-rpm"), "dom0")):
         expected = {
-            path for path, entry in installed[manifest].items()
+            path
+            for path, entry in installed[manifest].items()
             if path.startswith("/etc/") and entry.kind == "f"
         }
         for form in names:
-            if form == "arch":  # see PKGBUILD
-                expected = {path for path in expected if not path.startswith("/etc/qubes-rpc/")}
             assert conffiles(form, packages[form]) == expected, form
 
 
@@ -70,28 +89,43 @@ def conffiles(form: str, package: Path) -> set[str]:
     return {f"/{path}" for path in re.findall(r"^backup = (.*)$", info, re.MULTILINE)}
 
 
-def test_uninstall_leaves_nothing(dist: Path, tree: Path, tmp_path: Path) -> None:
-    target = tmp_path / "x"
-    for each in ("vm", "dom0"):
-        run("make", f"install-{each}", f"DESTDIR={target}", folder=tree)
-        before = of_folder(target)
-        run("make", f"install-{each}", f"DESTDIR={target}", folder=tree)
-        assert of_folder(target) == before
-        run("make", f"uninstall-{each}", f"DESTDIR={target}", folder=tree)
-        assert of_folder(target) == {}
-
-
 def test_building_leaves_the_tree_alone(dist: Path, tree: Path, tmp_path: Path) -> None:
     (tarball,) = dist.glob("*.tar.gz")
     run("tar", "-C", tmp_path, "-xf", tarball)
     (clean,) = tmp_path.iterdir()
     left = of_folder(tree).keys() - of_folder(clean).keys()
-    assert {path for path in left if not path.startswith(("/build", "/dist"))} <= NOT_IN_DIST
+    assert {path for path in left if not path.startswith(("/build", "/dist"))} == set()
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (
+            "dom0-rpm",
+            {"hwdata", "python(abi) = 3.13", "/usr/bin/python3", "qubes-core-dom0 >= 4.3.35"},
+        ),
+        ("rpm", {"kmod", "python3 >= 3.11", "/usr/bin/python3", "/bin/sh"}),
+        ("deb", {"kmod", "python3:any (>= 3.11~)"}),
+        ("dom0-deb", {"hwdata", "python3 (>= 3.11)", "qubes-core-dom0 (>= 4.3.35)", "python3:any"}),
+        ("arch", {"kmod", "python", "sh"}),
+    ],
+)
+def test_what_a_package_needs(packages: dict[str, Path], form: str, expected: set[str]) -> None:
+    if form.endswith("deb"):
+        found = set(run("dpkg-deb", "--field", packages[form], "Depends").strip().split(", "))
+    elif form == "arch":
+        info = run("bsdtar", "-xOf", packages[form], ".PKGINFO")
+        found = set(re.findall("^depend = (.*)$", info, re.MULTILINE))
+    else:
+        lines = run("rpm", "-qp", "--requires", packages[form]).splitlines()
+        found = {line for line in lines if not line.startswith(("rpmlib(", "config("))}
+    assert found == expected
 
 
 def test_dom0_has_what_it_imports() -> None:
-    """setup.py names those modules of the program that the extension needs, with their own."""
-    listed = set(re.findall(r'"usb_proxy\.(\w+)"', (TOP / "setup.py").read_text())) - {"dom0"}
+    """The Makefile names those modules of the program that the extension needs, with their own."""
+    told = run("make", "--silent", "--eval=list: ; @echo $(DOM0_MODULES)", "list").split()
+    listed = {name.split("/")[1].removesuffix(".py") for name in told} - {"dom0"}
     needed, todo = {"__init__"}, sorted((TOP / "usb_proxy/dom0").glob("*.py"))
     while todo:
         for node in ast.walk(ast.parse(todo.pop().read_text())):
@@ -109,8 +143,11 @@ def test_dom0_has_what_it_imports() -> None:
 
 
 def test_dom0_entry_points_exist() -> None:
-    points = re.findall(r"(usb_proxy[.\w]*):(\w+)\"", (TOP / "setup.py").read_text())
-    assert len(points) == 2
+    points = re.findall(
+        r"= (usb_proxy[.\w]*):(\w+)\n", (TOP / "usb_proxy/dom0/entry_points.txt").read_text()
+    )
+    assert len(points) == 4
     for module, name in points:
         code = ast.parse((TOP / f"{module.replace('.', '/')}.py").read_text())
-        assert name in [node.name for node in code.body if isinstance(node, ast.ClassDef)]
+        named = [node for node in code.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+        assert name in [node.name for node in named]

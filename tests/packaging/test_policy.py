@@ -14,11 +14,14 @@ from .machine import TOP
 
 FILE = TOP / "policy/80-usb-proxy.policy"
 ATTACHING = re.search(
-    r'^FILE_NAME = "(.*)"$', (TOP / "usb_proxy/dom0/policy.py").read_text(), re.MULTILINE
+    r'^FILE_NAME = "(.*)"$', (TOP / "usb_proxy/dom0/rules.py").read_text(), re.MULTILINE
 )
 SERVICES = ("qubes.USB", "qubes.USBAttach", "qubes.USBDetach")
-PARAMETERS = {"allow": {"user", "target", "notify"}, "deny": {"notify"},
-              "ask": {"user", "target", "default_target", "notify"}}
+PARAMETERS = {
+    "allow": {"user", "target", "notify"},
+    "deny": {"notify"},
+    "ask": {"user", "target", "default_target", "notify"},
+}
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Rule:
     @classmethod
     def parse(cls, line: str) -> "Rule":
         service, argument, source, target, action, *rest = line.split()
-        rule = cls(service, argument, source, target, action,
-                   dict(each.split("=", 1) for each in rest))
+        rule = cls(
+            service, argument, source, target, action, dict(each.split("=", 1) for each in rest)
+        )
         assert re.fullmatch(r"\*|[A-Za-z0-9_.-]+", service)
         assert re.fullmatch(r"\*|\+[A-Za-z0-9_.+-]*", argument)
         for name in (source, target):
@@ -81,8 +85,10 @@ LATER = {"90-default.policy": "* * @anyvm @anyvm ask\n"}
 
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("argument", ["", "2-1", "0x20a0.0x42dd"])
-@pytest.mark.parametrize(("source", "target"), [("work", "sys-usb"), ("sys-usb", "work"),
-                                                ("work-dm", "sys-usb"), ("sys-net", "vault")])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("work", "sys-usb"), ("sys-usb", "work"), ("work-dm", "sys-usb"), ("sys-net", "vault")],
+)
 def test_denied(service: str, argument: str, source: str, target: str) -> None:
     ours = {FILE.name: FILE.read_text()}
     assert evaluate({**ours, **LATER}, service, argument, source, target) == "deny"
@@ -95,17 +101,25 @@ def test_other_services_are_not_touched() -> None:
     assert evaluate(files, "qubes.USBx", "", "work", "sys-usb") == "ask"
 
 
-@pytest.mark.parametrize(("number", "argument", "action"), [
-    (0, "2-1", "allow"), (1, "0x20a0.0x42dd", "allow"), (2, "2-1", "ask"), (2, "9-9", "ask"),
-])
+@pytest.mark.parametrize(
+    ("number", "argument", "action"),
+    [
+        (0, "2-1", "allow"),
+        (1, "0x20a0.0x42dd", "allow"),
+        (2, "2-1", "ask"),
+        (2, "9-9", "ask"),
+    ],
+)
 def test_examples_allow_what_they_say(number: int, argument: str, action: str) -> None:
     rule = examples()[number]
     files = {"30-user.policy": rule, FILE.name: FILE.read_text(), **LATER}
     assert evaluate(files, "qubes.USB", argument, "work", "sys-usb") == action
-    for other in (("qubes.USB", argument, "vault", "sys-usb"),
-                  ("qubes.USB", argument, "work", "sys-net"),
-                  ("qubes.USBAttach", argument, "work", "sys-usb"),
-                  ("qubes.USBDetach", argument, "work", "sys-usb")):
+    for other in (
+        ("qubes.USB", argument, "vault", "sys-usb"),
+        ("qubes.USB", argument, "work", "sys-net"),
+        ("qubes.USBAttach", argument, "work", "sys-usb"),
+        ("qubes.USBDetach", argument, "work", "sys-usb"),
+    ):
         assert evaluate(files, *other) == "deny"
     if number < 2:
         assert evaluate(files, "qubes.USB", "1-9", "work", "sys-usb") == "deny"

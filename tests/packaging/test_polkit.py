@@ -9,10 +9,12 @@ from .machine import TOP, Root, copy_of, need, run
 
 (FILE,) = (TOP / "polkit").iterdir()
 DTD = "/usr/share/polkit-1/policyconfig-1.dtd"
-PROGRAMS = {"org.qubes-os.usb-proxy.detach-all": "/usr/lib/qubes/usb-detach-all",
-            "org.qubes-os.usb-proxy.reset": "/usr/lib/qubes/usb-reset",
-            "org.qubes-os.usb-proxy.detach": "/usr/bin/qubes-usb-proxy detach",
-            "org.qubes-os.usb-proxy.repair": "/usr/bin/qubes-usb-proxy repair"}
+PROGRAMS = {
+    "org.qubes-os.usb-proxy.detach-all": "/usr/lib/qubes/usb-detach-all",
+    "org.qubes-os.usb-proxy.reset": "/usr/lib/qubes/usb-reset",
+    "org.qubes-os.usb-proxy.detach": "/usr/bin/qubes-usb-proxy detach",
+    "org.qubes-os.usb-proxy.repair": "/usr/bin/qubes-usb-proxy repair",
+}
 """Each with its first argument, where only that is meant."""
 DAEMONS = """
 mkdir -p /run/dbus; dbus-daemon --system --fork --nopidfile
@@ -75,10 +77,19 @@ def test_a_rule_for_one_action_allows_no_other(root: Root) -> None:
     rules.parent.mkdir(parents=True, exist_ok=True)
     rules.write_text(RULE)
     try:
-        said = root.run("sh", "-c", DAEMONS, "sh", "/usr/lib/qubes/usb-reset 2-1",
-                        "/usr/lib/qubes/usb-detach-all", "/usr/lib/qubes/usb-export 2-1", "/bin/sh",
-                        "/usr/bin/qubes-usb-proxy repair", "/usr/bin/qubes-usb-proxy detach 2-1",
-                        "/usr/bin/qubes-usb-proxy status")
+        said = root.run(
+            "sh",
+            "-c",
+            DAEMONS,
+            "sh",
+            "/usr/lib/qubes/usb-reset 2-1",
+            "/usr/lib/qubes/usb-detach-all",
+            "/usr/lib/qubes/usb-export 2-1",
+            "/bin/sh",
+            "/usr/bin/qubes-usb-proxy repair",
+            "/usr/bin/qubes-usb-proxy detach 2-1",
+            "/usr/bin/qubes-usb-proxy status",
+        )
     finally:
         rules.unlink()
     assert said.count("ran as root: 2-1\n") == 1

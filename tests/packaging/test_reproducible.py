@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from .machine import run
+from .test_make import HOSTILE
 
 
 def hashes(folder: Path) -> dict[str, str]:
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir() if path.is_file()
+        for path in folder.iterdir()
+        if path.is_file()
     }
 
 
@@ -23,8 +25,10 @@ def hashes(folder: Path) -> dict[str, str]:
 def elsewhere() -> Iterator[Path]:
     """A folder that other accounts reach: pytest closes its own to them."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
+        Path(name).chmod(0o755)
+        folder = Path(name) / "a folder, *"
+        folder.mkdir()
+        folder.chmod(0o2755)
         yield folder
 
 
@@ -35,10 +39,18 @@ def test_other_folder_time_umask_and_account(dist: Path, elsewhere: Path) -> Non
     (sources,) = elsewhere.iterdir()
     for path in sources.rglob("*"):
         os.utime(path, (1700000000, 1700000000))
+    home = sources / "build/home"
+    home.mkdir(parents=True)
+    (home / ".rpmmacros").write_text("%packager somebody\n%dist .own\n%vendor somebody\n")
+    (home / ".makepkg.conf").write_text("PACKAGER='somebody <s@localhost>'\n")
+    (home / ".pydistutils.cfg").write_text("[install]\nprefix=/opt\n")
     build = ["sh", "-c", "umask 077 && exec make packages"]
     if os.geteuid() == 0:
         run("chown", "-R", "65534:65534", elsewhere)
         build = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *build]
-    run(*build, folder=sources, TZ="Asia/Tokyo", LC_ALL="C", LANG="de_DE.UTF-8",
-        HOME="/nonexistent", PYTHONDONTWRITEBYTECODE="1", PYTHONHASHSEED="7")
+    run(
+        *build,
+        folder=sources,
+        **HOSTILE | {"HOME": str(home)},
+    )
     assert hashes(sources / "dist") == hashes(dist)

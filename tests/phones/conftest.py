@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import faults, faulty_lab
-from tests.integration.conftest import Qubes, qubes, running_lab
 from tests.lab.guests import Guest
+from tests.lab.qubes import Qubes
 from tests.lab.router import Call, Completed
 
-__all__ = ["faults", "faulty_lab", "qubes", "running_lab"]
+__all__ = ["faults", "faulty_lab"]
 
 HERE = Path(__file__).parent
 SERIAL = "0123456789ABCDEF"
@@ -29,11 +29,6 @@ STEPS: dict[str, tuple[str, dict[str, object]]] = {
 """When something happens while it is attached: a condition in the shell, and how it behaves."""
 
 LEFT = "/run/qubes-usb-proxy/left-*"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """What is run by `make check`."""
-    config.addinivalue_line("markers", "short: run by `make check`, too")
 
 
 class Phone:
@@ -82,6 +77,9 @@ class Phone:
         """Plug it in again as what it was: its bus id."""
         self.behave(**settings)
         folder = UDC.removesuffix("UDC")
+        function, its_place = "functions/ffs.phone", "configs/c.1/ffs.phone"
+        phone = f"test -e {its_place} || ln -s {folder}{function} {its_place}"
+        self.backend.run(f"cd {folder}; rm -f configs/c.1/hid.*; {phone}")
         self.backend.run(f"echo 0x4ee7 > {folder}idProduct; echo {speed} > {folder}max_speed")
         # It may just have come back by itself.
         self.backend.run(f"echo dummy_udc.0 > {UDC}", check=False)

@@ -5,7 +5,8 @@
 Like Android's adbd, it leaves the bus when it is deconfigured, reset, or configured a second time,
 and comes back. `/run/phone/settings` says how, in JSON, and is read anew each time:
 drop and away: seconds until it leaves and until it comes back; bounces: how often it does that;
-returns: as the same, as another (a bootloader), at high speed on the companion bus, or never.
+returns: as the same, as another (a bootloader), as a keyboard by the same names, at high speed on
+the companion bus, or never.
 What is sent to it comes back. `/run/phone/log` tells what happened.
 """
 
@@ -23,6 +24,11 @@ GADGET = Path("/sys/kernel/config/usb_gadget/phone")
 ENDPOINTS = HOME / "endpoints"
 SETTINGS = {"drop": 0.02, "away": 0.5, "bounces": 1, "returns": "same", "udc": "dummy_udc.0"}
 VENDOR, PRODUCT, BOOTLOADER = "0x18d1", "0x4ee7", "0x4ee0"
+KEYBOARD = GADGET / "functions/hid.keyboard"
+KEYS = bytes.fromhex(
+    "05010906a101050719e029e71500250175019508810295067508 150025650507190029658100c0"
+)
+"""A report descriptor: eight modifiers, and six keys (HID 1.11, appendix B.1)."""
 
 # linux/usb/functionfs.h
 DESCRIPTORS_MAGIC, STRINGS_MAGIC = 3, 2
@@ -89,6 +95,15 @@ class Phone:
         os.write(self._control, strings())
         threading.Thread(target=self._echo, daemon=True).start()
 
+    def _be_keyboard(self) -> None:
+        """Instead of a phone, while it is not plugged in."""
+        (GADGET / "configs/c.1/ffs.phone").unlink(missing_ok=True)
+        KEYBOARD.mkdir(exist_ok=True)
+        for name, number in (("protocol", 1), ("subclass", 1), ("report_length", 8)):
+            (KEYBOARD / name).write_text(str(number))
+        (KEYBOARD / "report_desc").write_bytes(KEYS)
+        (GADGET / "configs/c.1/hid.keyboard").symlink_to(KEYBOARD)
+
     def _set(self, name: str, text: str) -> None:
         (GADGET / name).write_text(text)
 
@@ -129,6 +144,8 @@ class Phone:
             self._leave()
             if now["returns"] == "other":
                 self._set("idProduct", BOOTLOADER)
+            elif now["returns"] == "keyboard":
+                self._be_keyboard()
             elif now["returns"] == "high":
                 self._set("max_speed", "high-speed")
             time.sleep(now["away"])

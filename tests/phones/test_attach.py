@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.integration.conftest import Qubes
+from tests.lab.qubes import Qubes
 
 from .conftest import LEFT, Phone
 
@@ -46,7 +46,22 @@ def test_another_one_comes_back(qubes: Qubes, phone: Phone) -> None:
     phone.behave(returns="other")
     done = qubes.attach(phone.bus_id)
     assert done.code != 0
-    assert b"another one came in its place: 18d1:4ee0" in done.stderr
+    assert b"another one took its place; " in done.stderr
     assert qubes.connected_to(phone.bus_id) is None
     assert phone.settled() == phone.bus_id
     assert "usbip-host" not in qubes.backend.run("dmesg").text
+
+
+@pytest.mark.short
+def test_a_keyboard_comes_back(qubes: Qubes, phone: Phone) -> None:
+    """By the names of the phone: sys-usb takes it for that, and work sees that it is none."""
+    phone.behave(returns="keyboard")
+    with qubes.witness() as seen:
+        done = qubes.attach(phone.bus_id)
+        assert done.code == 6
+        assert b"dom0 announced 18d1:4ee7 ff4201, but none of these" in done.stderr
+        assert b" 18d1:4ee7 030101; " in done.stderr
+        assert qubes.await_clean() == []
+    assert [line for line in seen if line.startswith("bind") and "/vhci_hcd." in line]
+    assert not [line for line in seen if "(input)" in line or "(hid)" in line]
+    assert phone.settled() == phone.bus_id

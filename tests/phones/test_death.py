@@ -5,11 +5,11 @@ import pytest
 
 from tests.faults import steps
 from tests.faults.conftest import Faults
-from tests.integration.conftest import Qubes
+from tests.lab.qubes import Qubes
 
 from .conftest import Phone
 
-CLAIM = "reenumeration._Port.claim ioctl"
+CLAIM = "reenumeration.Port.claim ioctl"
 """What comes before is the same for each device."""
 
 STEPS = (
@@ -20,12 +20,14 @@ STEPS = (
     "usbip_host._take write match_busid",
     "sysfs.UsbDevice.write write unbind",
     "usbip_host._take write bind",
-    "departures.remember write",
+    "exports.remember write",
     "qrexec.Link.send sendall",
     "sysfs.UsbDevice.write write usbip_sockfd",
     "qubesdb._write posix_spawn qubesdb-write",
     "qubesdb._write poll qubesdb-write",
+    "locks.Lock.note pwrite (2)",
     "qrexec.Link.await_end poll",
+    "locks.Lock.note pwrite (3)",
     "qubesdb.unpublish posix_spawn qubesdb-rm",
     "qubesdb.unpublish poll qubesdb-rm",
     "qubesdb._write posix_spawn qubesdb-write (2)",
@@ -34,13 +36,12 @@ STEPS = (
     "qrexec.Link.end poll",
     "sysfs.UsbDevice.write write usbip_sockfd (2)",
     "sysfs.UsbDevice.write write unbind (2)",
-    "usbip_host.give_back write rebind",
+    "usbip_host._free_name write rebind",
     "reenumeration._Watch._wait poll (3)",
     "reenumeration._Watch._wait poll (4)",
-    "runstate.Lock.note ftruncate (2)",
-    "runstate.Lock.note pwrite (2)",
-    "runstate._remove unlink (2)",
-    "runstate.Lock.__exit__ unlink",
+    "locks.Lock.note ftruncate",
+    "locks.Lock.__exit__ unlink",
+    "locks.Lock.__exit__ unlink (2)",
 )
 AWAY = "reenumeration._Watch._wait poll (2)"
 """It has left the bus and has not come back."""

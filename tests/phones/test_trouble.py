@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.conftest import Qubes
 from tests.integration.test_exporter import usbguard
 from tests.lab.guests import Guest
+from tests.lab.qubes import Qubes
 
 from .conftest import HERE, STEPS, UDC, Phone
 
@@ -43,7 +43,7 @@ def test_it_does_not_come_back(qubes: Qubes, phone: Phone) -> None:
     phone.behave(returns="never")
     done = qubes.attach(phone.bus_id)
     assert done.code != 0
-    assert b"has not come back (8 s); plug it in again [UP-305]" in done.stderr
+    assert b"has not come back (8 s); attach it when" in done.stderr
     assert qubes.await_clean() == []
 
 
@@ -213,5 +213,59 @@ def test_usbguard_decides(qubes: Qubes, phone: Phone, usbguard: None) -> None:
 def test_usbguard_blocks_what_comes_instead(qubes: Qubes, phone: Phone, usbguard: None) -> None:
     phone.behave(returns="other")
     done = qubes.attach(phone.bus_id)
-    assert b"another one came in its place" in done.stderr
+    assert b"another one took its place" in done.stderr
     assert qubes.backend.read(f"{phone.sysfs()}/authorized") == b"0\n"
+
+
+@pytest.fixture
+def kept(qubes: Qubes) -> Iterator[None]:
+    """What is given back is kept from drivers."""
+    flag = "/run/qubes-service/usb-proxy-keep-unbound"
+    qubes.backend.write(flag, "")
+    yield
+    qubes.backend.run(f"rm {flag}")
+
+
+@pytest.mark.short
+@pytest.mark.parametrize("returns", ["same", "other"])
+@pytest.mark.parametrize("bounces", [1, 2])
+def test_kept_from_drivers_whatever_it_comes_back_as(
+    qubes: Qubes, phone: Phone, kept: None, returns: str, bounces: int
+) -> None:
+    """No driver has looked at it at any moment: a listener that ran from the start is witness."""
+    phone.attached()
+    phone.behave(returns=returns, bounces=bounces)
+    watch = qubes.backend.start_command(
+        "timeout -s INT 20 udevadm monitor --kernel --subsystem-match=usb/usb_interface; true"
+    )
+    assert qubes.take_back(phone.bus_id).code == 0
+    assert phone.departures() >= 1, phone.story()
+    assert qubes.driver(phone.bus_id) == ""
+    assert qubes.backend.read(f"{phone.sysfs()}/authorized") == b"0\n"
+    told = watch.wait(60).stdout.decode()
+    assert "add " not in told, told
+    if returns == "same":
+        phone.attached()
+        assert qubes.take_back(phone.bus_id).code == 0
+
+
+@pytest.mark.short
+def test_udev_that_waits_for_the_attach(qubes: Qubes, phone: Phone) -> None:
+    """A program of a rule asks for it, and waits: udev handles nothing more of it meanwhile."""
+    wait = "until test -e /run/go; do sleep 0.1; done"
+    qubes.backend.write("/run/wait", f"#!/bin/sh\ntouch /run/waits\n{wait}\n", 0o755)
+    qubes.backend.write(RULE, 'SUBSYSTEM=="usb", ENV{DEVTYPE}=="usb_device", RUN+="/run/wait"\n')
+    qubes.backend.run(
+        "rm -f /run/go /run/waits; udevadm control --reload;"
+        f" udevadm trigger {phone.sysfs()}; until test -e /run/waits; do :; done"
+    )
+    try:
+        phone.attached()
+        assert phone.departures() >= 1
+    finally:
+        qubes.backend.run(f"rm {RULE}; udevadm control --reload; touch /run/go; udevadm settle")
+    # udev has told dom0 of a new device only now: it is connected all the same.
+    qubes.backend.wait_for("cat /run/lab-qubesdb/*connected-to | grep -q work")
+    assert qubes.connected_to(phone.bus_id) == b"work"
+    assert qubes.take_back(phone.bus_id).code == 0
+    qubes.backend.run("rm -f /run/go /run/waits /run/wait")

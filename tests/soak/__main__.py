@@ -7,8 +7,8 @@ import random
 import sys
 from pathlib import Path
 
-from tests.integration.conftest import Qubes
 from tests.lab.lab import Lab
+from tests.lab.qubes import Qubes
 
 from .soak import Limits, Soak
 

@@ -8,8 +8,8 @@ import random
 import threading
 from pathlib import Path
 
-from tests.integration.conftest import Qubes
 from tests.lab.guests import Guest
+from tests.lab.qubes import Qubes
 from tests.lab.router import Call
 
 DISK_BYTES = 256 << 10

@@ -7,9 +7,9 @@ import random
 import threading
 from collections.abc import Callable
 
-from tests.integration.conftest import Qubes
 from tests.lab.errors import LabError
 from tests.lab.guests import Guest
+from tests.lab.qubes import Qubes
 from tests.lab.router import Call, Completed
 
 from .devices import Device, Disk, Wrong

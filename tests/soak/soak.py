@@ -16,8 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from tests.integration.conftest import Qubes
 from tests.lab.errors import LabError
+from tests.lab.qubes import Qubes
 
 from . import leaks
 from .devices import Device, Wrong, devices

@@ -43,8 +43,10 @@ def test_the_manual_has_each_command_option_and_exit_code() -> None:
         "qubes-usb-proxy " + re.sub(r"\.(Cm|Ar|Op)? ?(Ar )?", "", part.replace("\n", " ")).strip()
         for part in synopsis.replace("Fl Fl ", "--").split(".Nm\n")[1:]
     ]
-    lines = [re.sub(r" (--\w+)", r" [\1]", line).replace("help COMMAND", "help [COMMAND]")
-             for line in lines]
+    lines = [
+        re.sub(r" (--\w+)", r" [\1]", line).replace("help COMMAND", "help [COMMAND]")
+        for line in lines
+    ]
     assert lines == list(help.SYNOPSIS.values())
     assert re.findall(r"^\.It Fl Fl (\w+)$", SOURCE, re.MULTILINE) == [
         option.removeprefix("--") for option in help.OPTIONS
@@ -121,8 +123,9 @@ def choices(shell: str, folder: Path, line: str) -> set[str]:
         command = ["fish", "--no-config", "-c", f"source {folder}/fish; complete -C '{line}'"]
     else:
         command = ["zsh", "-f", "-c", ZSH % (folder / "zsh"), "zsh", line]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60,
-                          stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL
+    )
     if shell == "fish":
         return {each.partition("\t")[0] for each in done.stdout.splitlines()}
     return set(done.stdout.split())

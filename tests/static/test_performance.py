@@ -28,7 +28,20 @@ def test_the_page_shows_the_plot() -> None:
 def test_the_plot_shows_what_was_traced() -> None:
     (process,) = plot.processes(TRACE)
     assert (process.name, round(process.start), round(process.end)) == (
-        "usb-export (Python)", 10, 160)
+        "usb-export (Python)",
+        10,
+        160,
+    )
     assert [(round(a), round(b), kind) for a, b, kind, _ in process.parts] == [
-        (50, 62, "sysfs"), (70, 150, "wait")]
+        (50, 62, "sysfs"),
+        (70, 150, "wait"),
+    ]
     assert "unbind" in plot.draw(TRACE)
+
+
+def test_a_label_fits_its_box() -> None:
+    """Of 200 ms, 80 have room for a short name, and 30 have none for a long one."""
+    drawn = plot.draw(TRACE.replace("0.011634", "0.030000"))
+    assert ">poll 80 ms</text>" in drawn
+    assert "unbind 30.0 ms</title>" in drawn
+    assert "unbind 30 ms</text>" not in drawn

@@ -38,9 +38,18 @@ def peer(kernel: FakeKernel) -> Iterator[socket.socket]:
 
 @pytest.fixture
 def agent(kernel: FakeKernel) -> Iterator[list[int]]:
-    """Makes this process the qrexec agent of what it runs: the signals that it got.
+    """Makes this process the qrexec agent of what it runs: the signals that it got."""
+    be_agent(kernel)
+    signals: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: signals.append(number))
+    yield signals
+    signal.signal(signal.SIGUSR1, before)
 
-    The machine's /proc says that this process is above the one that runs the tests.
+
+def be_agent(kernel: FakeKernel) -> None:
+    """The machine's /proc says that this process is above the one that runs the tests.
+
+    It gets SIGUSR1.
     """
     if os.getppid() <= 1:
         pytest.skip("the parent of the tests is no ordinary process")
@@ -50,7 +59,3 @@ def agent(kernel: FakeKernel) -> Iterator[list[int]]:
         lines = "Name:\tx", f"Pid:\t{pid}", f"PPid:\t{parent}", "SigIgn:\t0", "SigCgt:\t200"
         (folder / "status").write_text("\n".join(lines) + "\n")
     kernel.environment = {"QREXEC_AGENT_PID": str(os.getpid()), "QREXEC_REMOTE_DOMAIN": "work"}
-    signals: list[int] = []
-    before = signal.signal(signal.SIGUSR1, lambda number, _: signals.append(number))
-    yield signals
-    signal.signal(signal.SIGUSR1, before)

@@ -80,6 +80,11 @@ class FakeKernel(FakeMachine):
 
     # usbip-host.
 
+    def release_device(self, bus_id: str) -> None:
+        """Give a device back to its usual driver, as an administrator or rmmod does."""
+        self._write_unbind(self.match_busid, bus_id)
+        self._write_drivers_probe(self.match_busid, bus_id)
+
     def table(self) -> dict[str, str]:
         """What match_busid holds: names, each with the node of the device that was bound last."""
         return dict(json.loads(self.match_busid.read_text()))
@@ -270,11 +275,22 @@ class FakeKernel(FakeMachine):
             path = self.tree / "sys/devices/platform/vhci_hcd.0" / name
             show(path, "hub port sta spd dev      sockfd local_busid\n" + "".join(lines))
 
+    def reload_ports(self) -> None:
+        """Take over what another process has written into the status files."""
+        for controller in {slot.controller for slot in self.slots}:
+            name = f"status.{controller}" if controller else "status"
+            path = self.tree / "sys/devices/platform/vhci_hcd.0" / name
+            for line in path.read_text().splitlines()[1:]:
+                _half, number, state, speed, devid, *_ = line.split()
+                slot = self.slots[int(number)]
+                slot.state, slot.speed, slot.devid = int(state), int(speed), int(devid, 16)
+
     def occupy(self, number: int, devid: int = 0x10002, state: int = PortState.USED) -> Slot:
         """Attach a device to a port by another program."""
         slot = self.slots[number]
         slot.state, slot.devid = state, devid
         slot.folder.mkdir()
+        (slot.folder / "busnum").touch()
         self.show_ports()
         return slot
 
@@ -306,6 +322,6 @@ class FakeKernel(FakeMachine):
 
     def _free(self, slot: Slot) -> None:
         slot.state, slot.speed, slot.devid = PortState.FREE, 0, 0
-        shutil.rmtree(slot.folder, ignore_errors=True)
         self.show_ports()
+        shutil.rmtree(slot.folder, ignore_errors=True)
         self.announce()

@@ -11,7 +11,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from usb_proxy import start
-from usb_proxy.runstate import Lock
+from usb_proxy.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,9 +17,7 @@ from usb_proxy.errors import NoDeviceError, PeerError, printable, sentence
 
 def test_a_sentence_has_its_id_behind_it() -> None:
     error = NoDeviceError("UP-301", target="9-9")
-    assert str(error) == (
-        "no USB device 9-9 is plugged in; 'qvm-usb list' shows those that are [UP-301]"
-    )
+    assert str(error) == ("no USB device 9-9 is plugged in; see 'qvm-usb list' in dom0 [UP-301]")
     assert (error.id, error.fields) == ("UP-301", {"target": "9-9"})
 
 

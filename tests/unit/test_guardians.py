@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = Path(__file__).parents[2] / "programs"
-LAUNCH = "/usr/lib/qubes-usb-proxy/launch"
+LAUNCH = "/usr/lib/qubes/usb-proxy/launch"
 
 pytestmark = pytest.mark.skipif(
     not PROGRAMS.is_dir(), reason="the launchers are not beside the package"
@@ -18,11 +18,15 @@ pytestmark = pytest.mark.skipif(
 
 
 def guard(folder: Path, program: str, stderr: int) -> tuple[int, list[str]]:
-    """Run the shell of a program: its exit code, and what it launched."""
+    """Run the shell of a program: its exit code, and what it launched.
+
+    The repair fails, with a word about something else.
+    """
     calls = folder / "calls"
     launch = folder / "launch"
     launch.write_text(
-        f'#!/bin/sh\necho "$*" >> {calls}\n[ "$1" = usb-repair ] || kill -KILL $$\n'
+        f'#!/bin/sh\necho "$*" >> {calls}\n'
+        '[ "$1" != usb-repair ] && kill -KILL $$\necho vault:3-1 >&2\n'
     )
     launch.chmod(0o755)
     script = folder / program

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,6 +79,7 @@ def test_a_stop_signal_ends_a_wait_but_not_one_for_the_kernel(
         kernel.guard_signals()
         mark.touch()
         ours, theirs = os.pipe()
+        wait_for(lambda: number in signal.sigpending(), "the signal")
         kernel.haste = 100
         if kernel.wait({ours: select.POLLIN}, kernel.now() + 10, stoppable=False):
             return 1
@@ -105,7 +109,48 @@ def test_a_line_that_nobody_reads_is_no_failure(kernel: FakeKernel) -> None:
 def test_no_name_in_the_environment_is_a_defect() -> None:
     """Who calls by sudo chooses what follows QREXEC_."""
     code = "from usb_proxy.host import Host; assert Host().environment['QREXEC_X'] == '\ufffd'"
-    environment = {b"QREXEC_\xff": b"1", b"QREXEC_X": b"\xff", b"PYTHONPATH": b":".join(
-        os.fsencode(path) for path in sys.path if path
-    )}
+    environment = {
+        b"QREXEC_\xff": b"1",
+        b"QREXEC_X": b"\xff",
+        b"PYTHONPATH": b":".join(os.fsencode(path) for path in sys.path if path),
+    }
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_a_command_that_even_sigkill_does_not_end_holds_nobody(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As modprobe is, while a module's start hangs in the kernel."""
+    kernel.command("something", "exec sleep 20")
+    kernel.haste = 20
+    monkeypatch.setattr("usb_proxy.host.signal.pidfd_send_signal", lambda *_: None)
+    began = time.monotonic()
+    with pytest.raises(SystemLackError, match="has not ended"):
+        kernel.run(["something"])
+    assert time.monotonic() - began < 10
+
+
+def test_a_child_that_cannot_be_waited_for_is_killed_and_reaped(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an earlier child's SIGCHLD is pending still."""
+    pid = kernel.tree / "pid"
+    kernel.command("quick")
+    kernel.command("slow", f"echo $$ > {pid}; exec sleep 60")
+
+    def no_more(_pid: int) -> int:
+        wait_for(lambda: pid.exists() and pid.read_text(), "the child")
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def body() -> int:
+        kernel.guard_signals()
+        assert kernel.run(["quick"])[0] == 0
+        monkeypatch.setattr("usb_proxy.host.os.pidfd_open", no_more)
+        with pytest.raises(OSError, match="Too many"):
+            kernel.run(["slow"])
+        with pytest.raises(ChildProcessError):
+            os.waitpid(int(pid.read_text()), os.WNOHANG)
+        return 0
+
+    with Child(body) as child:
+        assert child.code() == 0

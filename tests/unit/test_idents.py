@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usb_proxy.errors import RequestError
-from usb_proxy.idents import BusId, DomainName, VendorProduct, parse_target, qubesdb_key
+from usb_proxy.idents import Attachment, BusId, DomainName, VendorProduct, parse_target, qubesdb_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,29 @@ NUMBER = "[1-9][0-9]{0,2}"
 BUS_ID = re.compile(rf"{NUMBER}-{NUMBER}(\.{NUMBER}){{0,5}}")
 VENDOR_PRODUCT = re.compile(r"0x[0-9a-fA-F]{4}\.0x[0-9a-fA-F]{4}")
 DOMAIN = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]{0,30}|[a-zA-Z][a-zA-Z0-9_.-]{0,30}-dm")
+
+ATTACHMENTS = [
+    ("sys-usb-2-1", "sys-usb", "2-1"),
+    ("a-1-1.4.2", "a", "1-1.4.2"),
+    ("x-2-3-1", "x-2", "3-1"),
+    ("sys-usb-dm-0x46f4.0x0001", "sys-usb-dm", "0x46f4.0x0001"),
+]
+
+
+@pytest.mark.parametrize(("text", "backend", "device"), ATTACHMENTS)
+def test_an_attachment_has_a_backend_and_a_device(text: str, backend: str, device: str) -> None:
+    attachment = Attachment.parse(text)
+    assert (attachment.backend, attachment.device) == (backend, device)
+    assert Attachment.of(backend, device) == attachment == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "2-1", "-2-1", "work", "a-2", "a--1", "a-0x1", "a/b-2-1"]
+)
+def test_what_is_no_attachment(text: str) -> None:
+    with pytest.raises(RequestError):
+        Attachment.parse(text)
+
 
 BAD_ANYWHERE = [
     "",

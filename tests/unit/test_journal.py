@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from usb_proxy import detach, journal, leftovers
+from usb_proxy import journal, repair
+from usb_proxy.backend import exports
 from usb_proxy.commands import usb_export
-from usb_proxy.errors import PeerError
+from usb_proxy.errors import ExitCode, PeerError
+from usb_proxy.frontend import imports
 from usb_proxy.idents import BusId, DomainName
-from usb_proxy.runstate import Lock, notice
+from usb_proxy.locks import Lock, notice
 
 from .processes import Child, leave, program, run, wait_for
 
@@ -70,7 +72,7 @@ def test_an_export(
     monkeypatch.setattr(usb_export, "EARLY_SECONDS", 0.0)
     kernel.plug("1-1.4")
     with program(kernel, "usb-export", "0x12ab.0x00cd") as exporter:
-        wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+        wait_for(lambda: len(kernel.published("1-1_4")) == 3, "the publication")
         told: list[dict[str, str]] = []
 
         def is_told() -> bool:
@@ -148,7 +150,7 @@ def test_deaths_are_told_of_when_they_are_repaired(kernel: FakeKernel, entries: 
     die(kernel, "export-2-1", "1", "work")
     die(kernel, "export-2-2", "1", "")
     die(kernel, "import-my-usb-0x12ab.0x00cd", "2 131077", "2")
-    leftovers.repair(kernel)
+    repair.repair(kernel)
     told = entries()
     why = "repaired after a death"
     assert [entry["MESSAGE"].removesuffix(f": {why}").split(" after ")[0] for entry in told] == [
@@ -159,15 +161,15 @@ def test_deaths_are_told_of_when_they_are_repaired(kernel: FakeKernel, entries: 
     assert [(e["REASON"], "SECONDS" in e) for e in told] == [(why, True), (why, False), (why, True)]
     assert kernel.locks() == []
     leave(kernel, "export-2-1", "1")
-    detach.take_back(kernel, BusId("2-1"))
+    exports.take_back(kernel, BusId("2-1"))
     die(kernel, "import-sys-usb-2-1", "2 131077", "2")
     kernel.occupy(2, 131077)
-    detach.here(kernel, DomainName("sys-usb"), BusId("2-1"))
+    imports.detach(kernel, DomainName("sys-usb"), BusId("2-1"))
     assert [entry["DEVICE"] for entry in entries()] == ["2-1", "2-1"]
 
 
 def test_nobody_forges_a_field(kernel: FakeKernel, entries: Entries) -> None:
-    entry = journal.Attachment(kernel, "2-1\nPRIORITY=0", "work\0\nX=1", is_import=True)
+    entry = journal.Entry(kernel, "2-1\nPRIORITY=0", "work\0\nX=1", is_import=True)
     entry.failed(PeerError("UP-601", answer="a\nUSB_PROXY_PEER=dom0\x1b[31m \N{SNOWMAN}"))
     (told,) = entries()
     assert "X" not in told and told["PRIORITY"] == "4"
@@ -176,7 +178,7 @@ def test_nobody_forges_a_field(kernel: FakeKernel, entries: Entries) -> None:
 
 @pytest.mark.parametrize("state", ["absent", "gone", "full"])
 def test_without_a_journal_nothing_fails(kernel: FakeKernel, state: str) -> None:
-    entry = journal.Attachment(kernel, "2-1", "work", is_import=False)
+    entry = journal.Entry(kernel, "2-1", "work", is_import=False)
     path = kernel.tree / "run/systemd/journal/socket"
     path.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
@@ -186,3 +188,15 @@ def test_without_a_journal_nothing_fails(kernel: FakeKernel, state: str) -> None
             journald.close()
         for _ in range(1000):  # More than a queue holds: max_dgram_qlen of unix(7) is far less.
             entry.attached()
+
+
+def test_what_cannot_be_repaired_is_told(kernel: FakeKernel, entries: Entries) -> None:
+    """Whoever called the exporter is told nothing of it: it may be another qube's device."""
+    kernel.plug("2-1", None)
+    for name, text in (("match_busid", "add 2-1"), ("bind", "2-1")):
+        kernel.write(f"/sys/bus/usb/drivers/usbip-host/{name}", text)
+    leave(kernel, "export-2-1", "1")
+    kernel.refuse["rebind"] = 5
+    assert run(kernel, "usb-repair") == ExitCode.SYSTEM
+    (entry,) = entries()
+    assert (entry["DEVICE"], entry["REASON"], entry["ERROR"]) == ("2-1", "failed", "UP-712")

@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from usb_proxy import qrexec
 from usb_proxy.errors import PeerError, RequestError, SystemLackError, UsbProxyError
 from usb_proxy.handshake import LINE_LIMIT
-from usb_proxy.qrexec import Link, read_request, remote_domain, require_root
+from usb_proxy.qrexec import Link, read_lines, remote_domain, require_root
 
 from .fake_machine import shut_down
 from .processes import Child, wait_for
@@ -79,14 +81,14 @@ def test_a_request_is_one_line_of_fields(
 ) -> None:
     peer.sendall(sent)
     peer.shutdown(socket.SHUT_WR)
-    assert read_request(kernel) == fields
+    assert read_lines(kernel)[0].split() == fields
 
 
 def test_a_request_may_come_in_pieces_and_is_not_waited_for_beyond_its_line(
     kernel: FakeKernel, peer: socket.socket
 ) -> None:
     trickle(peer, b"sys-usb 2-1\n")
-    assert read_request(kernel) == ["sys-usb", "2-1"]
+    assert read_lines(kernel)[0].split() == ["sys-usb", "2-1"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_a_bad_request_is_refused(
     kernel.haste = 100 if "within" in said else 1
     trickle(peer, sent)
     with pytest.raises(RequestError, match=said):
-        read_request(kernel)
+        read_lines(kernel)
 
 
 # The line of the backend.
@@ -132,7 +134,7 @@ def test_no_line_and_half_a_line_are_told_apart(
         (False, b""): "sent no answer in time",
         (False, b"131074 48"): "sent only part of an answer in time",
         (True, b""): "closed the connection without an answer",
-        (True, b"131074 48"): "closed the connection within its answer",
+        (True, b"131074 48"): "closed the connection in the middle of its answer",
     }[closed, sent]
     peer.sendall(sent)
     if closed:
@@ -180,7 +182,7 @@ def test_only_a_stream_socket_is_a_link(kernel: FakeKernel, kind: str) -> None:
     near, far = socket.socketpair(type=socket.SOCK_DGRAM)
     reader, writer = os.pipe()
     kernel.link = {"pipe": reader, "file": kernel.errors, "datagram": near.fileno()}.get(kind, -1)
-    with near, far, pytest.raises(RequestError, match="no stream socket"):
+    with near, far, pytest.raises(RequestError, match="not a stream socket"):
         Link(kernel)
     os.close(reader)
     os.close(writer)
@@ -191,23 +193,26 @@ def test_the_end_is_seen_and_traffic_is_not(
     kernel: FakeKernel, peer: socket.socket, link: Link, close: object
 ) -> None:
     peer.sendall(b"traffic")
-    waiter = threading.Thread(target=link.await_end, daemon=True)
-    waiter.start()
-    waiter.join(0.05)
-    assert waiter.is_alive()
-    assert callable(close)
-    close(peer)
-    waiter.join(10)
-    assert not waiter.is_alive()
+    silent, other = socket.socketpair()
+    with silent, other:
+        waiter = threading.Thread(target=link.await_end, args=(silent.fileno(),), daemon=True)
+        waiter.start()
+        waiter.join(0.05)
+        assert waiter.is_alive()
+        assert callable(close)
+        close(peer)
+        waiter.join(10)
+        assert not waiter.is_alive()
 
 
 def test_what_is_watched_besides_is_told_apart_from_the_end(
-    peer: socket.socket, link: Link
+    kernel: FakeKernel, peer: socket.socket, link: Link
 ) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"something")
         assert not link.await_end(ours.fileno())
+        assert not link.await_end(theirs.fileno(), kernel.now() + 0.01)
         shut_down(peer)
         assert link.await_end(ours.fileno())
 
@@ -253,8 +258,11 @@ def test_what_is_no_agent_gets_no_signal(
 
 
 @pytest.mark.parametrize("related", ["child", "itself", "parent", "grandparent"])
-def test_only_an_ancestor_gets_the_signal(kernel: FakeKernel, link: Link, related: str) -> None:
+def test_only_an_ancestor_gets_the_signal(
+    kernel: FakeKernel, link: Link, related: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the real /proc: the signal kills a process that does not expect it."""
+    monkeypatch.setattr(qrexec, "_prefer", lambda *_: None)  # It may be that of all tests.
     (kernel.tree / "proc").symlink_to("/proc")
     us = os.getpid()
     signals: list[int] = []
@@ -308,6 +316,37 @@ def test_an_ancestor_that_the_signal_would_kill_gets_none(
 
     with Child(body) as child:
         assert child.code() == (0 if is_ignored else RequestError.code)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root alone may prefer a process")
+@pytest.mark.parametrize("case", ["roots", "a users", "turned off", "set already"])
+def test_what_carries_the_data_is_preferred(kernel: FakeKernel, link: Link, case: str) -> None:
+    """Of root's agents alone, and neither what they have started nor who asks."""
+    (kernel.tree / "proc").symlink_to("/proc")
+    if case == "turned off":
+        flag = Path(f"{kernel.tree}{qrexec.NORMAL_PRIORITY}")
+        flag.parent.mkdir(parents=True, exist_ok=True)
+        flag.touch()
+
+    def ask() -> int:
+        kernel.environment = {"QREXEC_AGENT_PID": str(os.getppid())}
+        link.use_both_ways()
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    def body() -> int:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # whatever the tests themselves have
+        if case == "a users":
+            os.setresuid(65534, 0, 0)
+        if case == "set already":
+            os.setpriority(os.PRIO_PROCESS, 0, 3)
+        with Child(signal.pause) as other:
+            is_left_alone = Child(ask).code() == os.getpriority(os.PRIO_PROCESS, other.pid)
+        return -os.getpriority(os.PRIO_PROCESS, 0) if is_left_alone else 99
+
+    wanted = {"roots": -qrexec.PRIORITY, "set already": -3 % 256}.get(case, 0)
+    with Child(body) as child:
+        assert child.code() == wanted
 
 
 def test_without_proc_nobody_gets_a_signal(kernel: FakeKernel, link: Link) -> None:

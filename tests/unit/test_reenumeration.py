@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from usb_proxy import departures, reenumeration, usbip_host
+from usb_proxy import sysfs
+from usb_proxy.backend import exports, reenumeration, usbip_host
 from usb_proxy.errors import ExitCode, InUseError, NoDeviceError
 from usb_proxy.idents import BusId
 from usb_proxy.sysfs import UsbDevice
@@ -44,7 +47,7 @@ def assert_configured(kernel: FakeKernel) -> None:
 
 
 def test_it_is_taken_when_it_is_back(kernel: FakeKernel, device: UsbDevice) -> None:
-    assert reenumeration.take(kernel, device, 1, True) == 1
+    assert reenumeration.take(kernel, device, 1) == 1
     assert usbip_host.is_held(device) and not device.is_configured()
     assert device.attribute("devnum") == "6"
     assert not kernel.is_claimed(PHONE)
@@ -60,7 +63,7 @@ def test_one_that_has_left_already_is_waited_for(kernel: FakeKernel, device: Usb
     kernel.unplug(PHONE)
     assert reenumeration.leaves(kernel, device)
     kernel.plug(PHONE, serial="0123", devnum="7")
-    assert reenumeration.take(kernel, device, 0, True) == 2
+    assert reenumeration.take(kernel, device, 0) == 2
     assert device.attribute("devnum") == "6"
     assert usbip_host.is_held(device) and not device.is_configured()
 
@@ -69,7 +72,7 @@ def test_one_that_stays_is_taken_a_little_later(kernel: FakeKernel, device: UsbD
     kernel.haste = 20
     del kernel.returns[PHONE]
     assert not reenumeration.leaves(kernel, device)
-    assert reenumeration.take(kernel, device, 1, True) == 0
+    assert reenumeration.take(kernel, device, 1) == 0
     assert device.attribute("devnum") == "5"
     assert usbip_host.is_held(device) and not device.is_configured()
 
@@ -77,19 +80,19 @@ def test_one_that_stays_is_taken_a_little_later(kernel: FakeKernel, device: UsbD
 def test_one_that_is_not_configured_has_no_reason_to_leave(
     kernel: FakeKernel, device: UsbDevice
 ) -> None:
-    device.write("authorized", "0")
+    device.write("authorized", "0", "block")
     (kernel.device(PHONE) / "bConfigurationValue").write_text("\n")
-    assert reenumeration.take(kernel, device, 1, False) == 1
+    assert reenumeration.take(kernel, device, 1) == 1
     assert not device.is_authorized()
 
 
 @pytest.mark.parametrize(
     ("comes", "said"),
     [
-        ([{"idProduct": "4ee0"}], "another one came in its place: 12ab:4ee0"),
-        ([{"serial": "9"}], "another one came in its place: 12ab:00cd 9;"),
-        ([{"idVendor": "0bad", "authorized": "0"}], "in its place: 0bad:00cd"),
-        ([], r"has not come back \(8 s\); plug it in again"),
+        ([{"idProduct": "4ee0"}], "another one took its place; "),
+        ([{"serial": "9"}], "another one took its place; "),
+        ([{"idVendor": "0bad", "authorized": "0"}], "took its place; "),
+        ([], r"has not come back \(8 s\); attach it when"),
     ],
 )
 def test_nothing_else_is_taken(
@@ -98,7 +101,7 @@ def test_nothing_else_is_taken(
     kernel.haste = 1 if comes else 3
     kernel.returns[PHONE] = comes
     with pytest.raises(NoDeviceError, match=said):
-        reenumeration.take(kernel, device, 1, True)
+        reenumeration.take(kernel, device, 1)
     assert not kernel.is_claimed(PHONE)
     assert not [line for line in kernel.written if line.startswith(("match_busid", "authorized"))]
     if comes:
@@ -117,7 +120,7 @@ def test_one_that_comes_back_at_another_speed(kernel: FakeKernel, device: UsbDev
     (port / "peer").symlink_to("../../../usb3/3-0:1.0/usb3-port4")
     kernel.plug("3-4", below="pci0000:00/usb3", serial="0123")
     with pytest.raises(NoDeviceError, match=r"at another speed: attach 3-4 \[UP-307\]"):
-        reenumeration.take(kernel, device, 1, True)
+        reenumeration.take(kernel, device, 1)
     assert kernel.driver("3-4") == "usb"
 
 
@@ -149,15 +152,15 @@ def test_one_that_never_stays(
     kernel.returns[PHONE] = [{"serial": "0123", "bConfigurationValue": "1"}]
     monkeypatch.setattr(kernel, "is_claimed", lambda _: False)
     with pytest.raises(NoDeviceError, match="again and again"):
-        reenumeration.take(kernel, device, 1, True)
+        reenumeration.take(kernel, device, 1)
 
 
 def test_a_port_that_another_program_has_claimed(kernel: FakeKernel, device: UsbDevice) -> None:
-    hub = os.open(device.hub_node(), os.O_RDWR)
+    hub = kernel.open_node(sysfs.node(kernel, device.hub()), writes=True)
     kernel.control(hub, 0x80045518, (4).to_bytes(4, "little"))
     try:
         with pytest.raises(InUseError, match="has claimed the port"):
-            reenumeration.take(kernel, device, 1, True)
+            reenumeration.take(kernel, device, 1)
     finally:
         os.close(hub)
     assert device.is_configured()
@@ -168,22 +171,17 @@ def test_a_device_that_goes_with_its_hub(kernel: FakeKernel, device: UsbDevice) 
     kernel.unplug(PHONE)
     (kernel.tree / "dev/bus/usb/002/001").unlink()
     with pytest.raises(NoDeviceError):
-        reenumeration.take(kernel, device, 0, True)
+        reenumeration.take(kernel, device, 0)
 
 
-@pytest.mark.parametrize("usbguard", [False, True])
-def test_authorization_is_as_before_unless_usbguard_decides(
-    kernel: FakeKernel, device: UsbDevice, usbguard: bool
-) -> None:
-    kernel.returns[PHONE] = [{"serial": "0123", "authorized": "0", "bConfigurationValue": ""}]
-    if usbguard:
-        kernel.command("usbguard")
-    reenumeration.take(kernel, device, 1, True)
-    assert device.is_authorized() == (not usbguard)
+def test_what_was_blocked_is_blocked_when_it_is_back(kernel: FakeKernel, device: UsbDevice) -> None:
+    """Before anything else may happen to it."""
+    reenumeration.take(kernel, device, 1, blocked=True)
+    assert not device.is_authorized()
     order = [
         line.split()[0] for line in kernel.written if line.split()[0] in ("bind", "authorized")
     ]
-    assert order == ["bind", "authorized"][: 1 + (not usbguard)]
+    assert order == ["authorized", "bind"]
 
 
 def test_the_kernel_configures_what_a_dead_exporter_left(kernel: FakeKernel) -> None:
@@ -191,6 +189,56 @@ def test_the_kernel_configures_what_a_dead_exporter_left(kernel: FakeKernel) -> 
     leave(kernel, f"export-{PHONE}", "1")
     assert run(kernel, "usb-repair") == ExitCode.OK
     assert_configured(kernel)
+
+
+# A port that is kept shut.
+
+
+def come_back(kernel: FakeKernel, comes: list[dict[str, str]]) -> threading.Thread:
+    """The phone has left the bus, and comes back once and again."""
+    kernel.unplug(PHONE)
+
+    def bounce() -> None:
+        for attributes in comes:
+            time.sleep(0.1)
+            if (kernel.usb / "devices" / PHONE).is_symlink():
+                kernel.unplug(PHONE)
+                time.sleep(0.1)
+            kernel.plug(PHONE, below="pci0000:00/usb2", **attributes)
+
+    thread = threading.Thread(target=bounce, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    "comes",
+    [[{}], [{"idProduct": "4ee0"}], [{}, {"serial": "9"}, {}], [{"authorized": "0"}], []],
+)
+@pytest.mark.parametrize("keep_unbound", [True, False])
+def test_whatever_comes_back_into_a_shut_port_is_blocked(
+    kernel: FakeKernel, device: UsbDevice, comes: list[dict[str, str]], keep_unbound: bool
+) -> None:
+    device.hub()  # Of a device that has gone, too.
+    kernel.haste = 1 if comes else 20
+    thread = come_back(kernel, comes)
+    reenumeration.shut(kernel, device, keep_unbound)
+    thread.join()
+    assert not kernel.is_claimed(PHONE)
+    if comes:
+        assert kernel.driver(PHONE) == (None if keep_unbound else "usb")
+        assert (kernel.device(PHONE) / "authorized").read_text() == "0\n"
+        assert (kernel.device(PHONE) / "bConfigurationValue").read_text() == "\n"
+
+
+def test_a_shut_port_that_somebody_else_has_claimed(kernel: FakeKernel, device: UsbDevice) -> None:
+    hub = kernel.open_node(sysfs.node(kernel, device.hub()), writes=True)
+    kernel.control(hub, 0x80045518, (4).to_bytes(4, "little"))
+    thread = come_back(kernel, [{}])
+    reenumeration.shut(kernel, device, keep_unbound=True)
+    thread.join()
+    os.close(hub)
+    assert (kernel.device(PHONE) / "authorized").read_text() == "0\n"
 
 
 # What the exporter makes of it.
@@ -210,7 +258,7 @@ def test_a_phone_is_exported(kernel: FakeKernel, peer: socket.socket, known: str
         kernel.before["bind"] = lambda: kernel.replug(PHONE, serial="0123")
     exporter = Running(kernel, "usb-export", PHONE)
     assert peer.recv(100) == b"131078 480\n"
-    wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+    wait_for(lambda: len(kernel.published("1-1_4")) == 3, "the publication")
     count = 2 if known == "not" else 1
     assert (kernel.tree / LEFT).read_text() == f"{count} {KNOWN}\n"
     peer.close()
@@ -249,9 +297,9 @@ def test_one_that_leaves_when_it_is_set_up_is_known_from_then_on(
 
 def test_what_is_remembered(kernel: FakeKernel) -> None:
     (kernel.tree / LEFT).parent.mkdir(parents=True)
-    assert departures.recall(kernel, PHONE, KNOWN) is None
-    departures.remember(kernel, PHONE, KNOWN, 2)
-    assert departures.recall(kernel, PHONE, KNOWN) == 2
-    assert departures.recall(kernel, PHONE, "12ab:00cd 012") is None
-    departures.remember(kernel, PHONE, "12ab:00cd ", 0)
-    assert departures.recall(kernel, PHONE, "12ab:00cd ") == 0
+    assert exports.recall(kernel, PHONE, KNOWN) is None
+    exports.remember(kernel, PHONE, KNOWN, 2)
+    assert exports.recall(kernel, PHONE, KNOWN) == 2
+    assert exports.recall(kernel, PHONE, "12ab:00cd 012") is None
+    exports.remember(kernel, PHONE, "12ab:00cd ", 0)
+    assert exports.recall(kernel, PHONE, "12ab:00cd ") == 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .fake_kernel import FakeKernel
 
 ROOT = Path(start.__file__).parent.parent
-INSTALLED = "/usr/lib/qubes-usb-proxy"
+INSTALLED = "/usr/lib/qubes/usb-proxy"
 
 needs_programs = pytest.mark.skipif(
     not (ROOT / "programs").is_dir(), reason="the launchers are not beside the package"
@@ -79,7 +79,7 @@ def test_a_defect_is_one_line_and_no_traceback(kernel: FakeKernel, failure: Exce
 def test_a_machine_that_has_no_more_is_no_defect(kernel: FakeKernel, failure: Exception) -> None:
     code, said = fail(kernel, failure)
     assert code == errors.ExitCode.SYSTEM
-    assert said.startswith("usb-x: this qube has no more of what every program needs (")
+    assert said.startswith("usb-x: this qube has run out of something that every program needs (")
     assert said.count("\n") == 1 and "internal error" not in said
 
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from usb_proxy.errors import ExitCode
-from usb_proxy.leftovers import note_of_import
-from usb_proxy.runstate import write_record
+from usb_proxy.frontend import imports, records
+from usb_proxy.idents import Attachment
 
 from .processes import hold, leave, program, run, wait_for
 
 if TYPE_CHECKING:
     from .fake_kernel import FakeKernel
 
-ATTACHMENT = "sys-usb-1-1.4"
+ATTACHMENT = Attachment("sys-usb-1-1.4")
 DEVID = 0x20005
 
 
@@ -65,9 +65,9 @@ def test_what_a_dead_importer_left_is_detached(kernel: FakeKernel, left: str) ->
     kernel.occupy(2, DEVID)
     kernel.occupy(1, DEVID + 1)
     if left in ("note", "both"):
-        leave(kernel, f"import-{ATTACHMENT}", note_of_import(2, DEVID))
+        leave(kernel, f"import-{ATTACHMENT}", imports.note(2, DEVID))
     if left != "note":
-        write_record(kernel, ATTACHMENT, 0 if left == "stale record" else 2)
+        records.write(kernel, ATTACHMENT, 0 if left == "stale record" else 2)
     assert detach(kernel, "sys-usb 1-1.4\n") == ExitCode.OK
     assert kernel.used() == ([1, 2] if left == "stale record" else [1])
     assert (kernel.locks(), kernel.listing("/run/qubes")) == ([], [])
@@ -77,7 +77,7 @@ def test_what_a_dead_importer_left_is_detached(kernel: FakeKernel, left: str) ->
 def test_an_importer_that_is_killed_by_it_is_cleaned_up_after(kernel: FakeKernel) -> None:
     """It does not heed the signal's meaning, and dies of it."""
     kernel.occupy(2, DEVID)
-    with hold(kernel, f"import-{ATTACHMENT}", note_of_import(2, DEVID)):
+    with hold(kernel, f"import-{ATTACHMENT}", imports.note(2, DEVID)):
         assert detach(kernel, "sys-usb 1-1.4\n") == ExitCode.OK
     assert (kernel.used(), kernel.locks()) == ([], [])
 
@@ -100,13 +100,14 @@ def test_a_device_is_taken_back(
     """Also from an exporter that has died."""
     kernel.plug("1-1.4")
     with program(kernel, "usb-export", "1-1.4") as exporter:
-        wait_for(lambda: len(kernel.published("1-1_4")) == 2, "the publication")
+        wait_for(lambda: len(kernel.published("1-1_4")) == 3, "the publication")
         if is_killed:
             exporter.kill()
         assert detach(kernel, "1-1.4\n") == ExitCode.OK
         assert exporter.code() == (-signal.SIGKILL if is_killed else 0)
     assert kernel.driver("1-1.4") == "usb"
-    assert (kernel.published("1-1_4"), kernel.locks(), kernel.table()) == ({}, [], {})
+    told = {"x-ended": "detached"}
+    assert (kernel.published("1-1_4"), kernel.locks(), kernel.table()) == (told, [], {})
     assert detach(kernel, "1-1.4\n") == ExitCode.NOT_ATTACHED
 
 
@@ -130,7 +131,7 @@ def test_a_device_that_usbip_host_just_has_is_taken_back(kernel: FakeKernel) -> 
         ("../../x\n", ExitCode.REQUEST, "names no USB device"),
         ("0x12ab.0x00cd\n", ExitCode.REQUEST, "names no USB device"),
         ("sys-usb 2-1/../x\n", ExitCode.REQUEST, "names no USB device"),
-        ("../x 2-1\n", ExitCode.REQUEST, "is no name of a qube"),
+        ("../x 2-1\n", ExitCode.REQUEST, "is not the name of a qube"),
         ("sys-usb usb1\n", ExitCode.REQUEST, "is a root hub"),
         ("\N{SUPERSCRIPT TWO}-1\n", ExitCode.REQUEST, "not ASCII"),
         ("x" * 300, ExitCode.REQUEST, "too long"),
@@ -172,7 +173,7 @@ def test_a_process_that_does_not_end_is_told_of(kernel: FakeKernel, name: str) -
 def test_everything_is_detached(kernel: FakeKernel) -> None:
     kernel.occupy(2, DEVID)
     kernel.occupy(3, DEVID + 1)
-    leave(kernel, f"import-{ATTACHMENT}", note_of_import(2, DEVID))
+    leave(kernel, f"import-{ATTACHMENT}", imports.note(2, DEVID))
     names = ["export-1-1.4", "export-2-1", "import-a-2-1"]
     holders = [hold(kernel, name, release=True) for name in names]
     try:
@@ -191,6 +192,16 @@ def test_with_nothing_attached_there_is_nothing_to_do(kernel: FakeKernel, name: 
     kernel.privileged = False
     assert run(kernel, name) == ExitCode.SYSTEM
     assert "this needs root" in kernel.said()
+
+
+def test_a_user_is_told_what_to_run(kernel: FakeKernel) -> None:
+    """No service started it, so no service's configuration is of use."""
+    kernel.plug("3-1")
+    kernel.privileged = False
+    assert run(kernel, "usb-detach-all") == ExitCode.SYSTEM
+    command = "sudo /usr/lib/qubes/usb-detach-all"
+    assert kernel.said() == f"usb-detach-all: this needs root; run: {command} [UP-781]\n"
+    assert kernel.written == []
 
 
 # Resetting.

@@ -4,25 +4,31 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from typing import TYPE_CHECKING, cast
+import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
+from usb_proxy import handshake
 from usb_proxy.commands import usb_import
 from usb_proxy.errors import ExitCode, PeerError, SystemLackError
-from usb_proxy.kernel import UsbSpeed
-from usb_proxy.qrexec import Link
-from usb_proxy.runstate import notice
+from usb_proxy.frontend import imports
+from usb_proxy.frontend.enumeration import Enumeration
+from usb_proxy.kernel import PortState, UsbSpeed
+from usb_proxy.locks import notice
 
 from .processes import Running, hold, leave, program, run, wait_for
+from .test_journal import entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from usb_proxy.uevents import Uevents
-
     from .fake_kernel import FakeKernel
+    from .test_journal import Entries
+
+__all__ = ["entries"]
 
 RECORD = "/run/qubes/usb-import-sys-usb-2-1.state"
 LINE = b"131074 480\n"
@@ -76,7 +82,7 @@ def called(kernel: FakeKernel, peer: socket.socket, agent: list[int]) -> Iterato
     ("sent", "closed", "said"),
     [
         (b"", True, "closed the connection without an answer"),
-        (b"1310", True, "closed the connection within its answer"),
+        (b"1310", True, "closed the connection in the middle of its answer"),
         (b"", False, "sent no answer in time"),
         (b"131074 48", False, "sent only part of an answer in time"),
         (b"\n", False, "is not 'DEVID SPEED'"),
@@ -134,10 +140,10 @@ def test_what_is_missing_is_reported(
     peer.sendall(LINE)
     expected = {
         "root": (ExitCode.SYSTEM, "this needs root"),
-        "agent": (ExitCode.REQUEST, "QREXEC_AGENT_PID is no process"),
-        "stream": (ExitCode.REQUEST, "stdin is no stream socket"),
+        "agent": (ExitCode.REQUEST, "QREXEC_AGENT_PID is not a process"),
+        "stream": (ExitCode.REQUEST, "stdin is not a stream socket"),
         "driver": (ExitCode.SYSTEM, "vhci-hcd is not loaded"),
-        "lock": (ExitCode.IN_USE, "this device is attached to this qube already"),
+        "lock": (ExitCode.IN_USE, "this device is being attached to this qube by another call"),
     }[lack]
     if lack == "root":
         kernel.privileged = False
@@ -173,14 +179,12 @@ def test_without_a_free_port_a_sentence_is_reported(
         kernel.write("/sys/devices/platform/vhci_hcd.0/detach", str(number))
 
 
-@pytest.mark.parametrize("ends", ["peer closes", "nothing comes", "asker goes", "record fails"])
+@pytest.mark.parametrize("ends", ["peer closes", "nothing comes", "asker goes"])
 def test_an_attachment_that_comes_to_nothing_is_undone(
     kernel: FakeKernel, peer: socket.socket, asker: Asker, agent: list[int], ends: str
 ) -> None:
     if ends == "nothing comes":
         kernel.haste = 20
-    if ends == "record fails":
-        (kernel.tree / "run/qubes").rename(kernel.tree / "run/gone")
     importer = asker.start(kernel)
     peer.sendall(b"131074 10000 reserved\nbytes for the kernel")
     if ends in ("peer closes", "asker goes"):
@@ -202,39 +206,65 @@ def test_an_attachment_that_comes_to_nothing_is_undone(
     assert (code, asker.report()[1:21]) == {
         "peer closes": (ExitCode.PEER, "the backend ended th"),
         "nothing comes": (ExitCode.PEER, "the device does not "),
-        "record fails": (ExitCode.SYSTEM, f"cannot write {kernel.root}"[:20]),
     }[ends]
 
 
-class Neighbours:
-    """Events of other devices of the hub that come and go without end."""
-
-    def __init__(self) -> None:
-        self._pipe = os.pipe()
-        os.write(self._pipe[1], b"always")
-
-    def fileno(self) -> int:
-        return self._pipe[0]
-
-    def pending(self) -> list[str]:
-        return ["add@/devices/platform/vhci_hcd.0/usb3/3-9"]
-
-
-def test_other_devices_do_not_hold_it_up_for_ever(
-    kernel: FakeKernel, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", ["", "attached", "ending", "ends"])
+def test_who_holds_the_attachment_is_waited_for_only_if_it_is_ending(
+    kernel: FakeKernel, peer: socket.socket, asker: Asker, state: str
 ) -> None:
-    monkeypatch.setattr(usb_import, "ENUMERATE_SECONDS", 0.6)
-    monkeypatch.setattr(usb_import, "TURN_SECONDS", 1.0)
+    kernel.haste = 5
+    note = f"1 {0x20002} {state}".strip() if state else ""
+    peer.close()
     start = kernel.now()
-    with pytest.raises(PeerError, match=r"does not answer \(1 s\)"):
-        usb_import._await_device(
-            kernel,
-            cast("Uevents", Neighbours()),
-            "/devices/platform/vhci_hcd.0/usb3/3-1",
-            Link(kernel),
-            usb_import.Report(None),
-        )
-    assert kernel.now() - start >= usb_import.TURN_SECONDS
+    with hold(kernel, "import-sys-usb-2-1", note, release=True) as holder:
+        if state == "ends":
+            leaving = threading.Timer(0.5, os.kill, (holder.pid, 15))
+            kernel.tree.joinpath("run/qubes-usb-proxy/import-sys-usb-2-1.lock").write_text("ending")
+            leaving.start()
+        code, report = asker.run(kernel)
+        took = kernel.now() - start
+        if state != "ends":
+            os.kill(holder.pid, 15)
+        holder.code()
+    expected = {"": "UP-421", "attached": "UP-403", "ending": "UP-420", "ends": "UP-614"}[state]
+    assert report.endswith(f"[{expected}]")
+    assert code == (ExitCode.PEER if state == "ends" else ExitCode.IN_USE)
+    assert took > imports.REMOVAL_SECONDS if state == "ending" else took < 8
+    leave(kernel, "import-sys-usb-2-1", "")
+    kernel.tree.joinpath("run/qubes-usb-proxy/import-sys-usb-2-1.lock").unlink()
+
+
+@pytest.mark.parametrize("plant", ["folder", "pipe", "link", "no folder"])
+def test_what_is_planted_in_the_records_place_is_a_warning(
+    kernel: FakeKernel, peer: socket.socket, asker: Asker, plant: str
+) -> None:
+    record = kernel.tree / RECORD[1:]
+    journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    place = kernel.tree / "run/systemd/journal"
+    place.mkdir(parents=True)
+    with journal:
+        journal.bind(str(place / "socket"))
+        if plant == "folder":
+            (record / "full").mkdir(parents=True)
+        elif plant == "pipe":
+            os.mkfifo(record)
+        elif plant == "link":
+            record.symlink_to("/etc/passwd")
+        else:
+            record.parent.rmdir()
+        importer = asker.start(kernel)
+        peer.sendall(LINE)
+        wait_for(kernel.used, "the port")
+        wait_for(lambda: "import-sys-usb-2-1.notice" in kernel.locks(), "the attachment")
+        peer.close()
+        assert importer.code() == ExitCode.PEER
+        assert asker.report().endswith("[UP-615]")
+        journal.setblocking(False)
+        if plant in ("folder", "no folder"):
+            assert b"[UP-717]" in journal.recv(5000)
+    if plant == "folder":
+        shutil.rmtree(record)
 
 
 def test_what_fails_in_cleaning_up_is_told_after_what_failed(
@@ -253,6 +283,28 @@ def test_what_fails_in_cleaning_up_is_told_after_what_failed(
     assert report.endswith("[UP-714]")
 
 
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [(OSError(24, "Too many open files"), "[UP-723]"), (ValueError("x"), "[UP-101]")],
+)
+def test_whatever_fails_goes_over_the_pipe(
+    kernel: FakeKernel,
+    peer: socket.socket,
+    asker: Asker,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    failure: Exception,
+    said: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(handshake, "decode", fail)
+    peer.sendall(LINE)
+    assert asker.run(kernel)[1].endswith(said)
+    assert kernel.said() == ""
+
+
 def test_a_stop_signal_ends_the_wait_for_the_line(kernel: FakeKernel) -> None:
     with program(kernel, "usb-import", RECORD) as importer:
         wait_for(kernel.locks, "the lock")
@@ -269,3 +321,35 @@ def test_what_a_dead_importer_left_is_detached_first(
     peer.close()
     assert asker.run(kernel)[0] == ExitCode.PEER
     assert kernel.used() == []
+
+
+def test_one_that_is_removed_here_is_given_back(
+    kernel: FakeKernel,
+    peer: socket.socket,
+    asker: Asker,
+    entries: Entries,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `safely remove` does it, which leaves the connection alone: the port is of no use then."""
+    kernel.haste = 100
+
+    def removed(*_: object) -> None:
+        (slot,) = (slot for slot in kernel.slots if slot.state != PortState.FREE)
+        (slot.folder / "busnum").unlink()  # The folder may go later.
+
+    monkeypatch.setattr(Enumeration, "await_usable", removed)
+    peer.sendall(LINE)
+    assert asker.run(kernel) == (0, "")
+    assert peer.recv(100) == b""
+    assert [entry.get("REASON") for entry in entries()] == [None, "removed here"]
+
+
+def test_one_that_is_pulled_before_the_report_is_not_told_to_be_attached(
+    kernel: FakeKernel, peer: socket.socket, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When there is nothing to wait for any more."""
+    monkeypatch.setattr(Enumeration, "await_usable", lambda *_: peer.close())
+    peer.sendall(LINE)
+    code, report = asker.run(kernel)
+    assert code == ExitCode.PEER
+    assert report.endswith("[UP-615]")

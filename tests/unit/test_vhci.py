@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from usb_proxy import vhci
 from usb_proxy.errors import InUseError, PeerError, SystemLackError
+from usb_proxy.frontend import vhci
 from usb_proxy.handshake import Offer
 from usb_proxy.kernel import PortState, UsbSpeed
 from usb_proxy.uevents import Uevents
 
-from .processes import wait_for
+from .processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,15 +96,36 @@ def test_a_port_has_the_device_that_was_offered(
     assert kernel.exists(f"/sys{path}")
     assert (kernel.slots[number].devid, kernel.slots[number].speed) == (DEVID, UsbSpeed.HIGH)
     peer.close()
-    wait_for(lambda: not kernel.used(), "the end")
-    assert vhci.await_removal(kernel, path, kernel.now())
+    assert vhci.await_removal(kernel, path, kernel.now() + PATIENCE)
+    assert kernel.used() == []
 
 
 def test_a_port_whose_last_device_is_still_leaving_is_left_out(
     kernel: FakeKernel, peer: socket.socket, events: Uevents
 ) -> None:
     kernel.slots[0].folder.mkdir()
+    assert plug(kernel, events)[0] == 6, "a hub where nothing is on its way out goes first"
+    for number in (7, 8):
+        kernel.occupy(number)
     assert plug(kernel, events)[0] == 1
+
+
+def test_no_more_is_looked_at_than_one_controller(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's kernel has eight of them of thirty ports, and an attach waits for the look."""
+    looks: list[str] = []
+    read, listing = kernel.read, kernel.listing
+
+    def look(path: str) -> str:
+        looks.append(path)
+        return path
+
+    monkeypatch.setattr(kernel, "read", lambda path: read(look(path)))
+    monkeypatch.setattr(kernel, "listing", lambda path: listing(look(path)))
+    plug(kernel, events)
+    folder = "/sys/devices/platform/vhci_hcd.0"
+    assert looks == [f"{folder}/status", folder, f"{folder}/usb10/speed"]
 
 
 def test_a_port_that_becomes_ready_is_waited_for(

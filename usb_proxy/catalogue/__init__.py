@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from usb_proxy.catalogue import devices, dom0, peers, requests, system
 
-ENTRIES: dict[str, tuple[str, str, str]] = {
+ENTRIES: dict[str, tuple[str, tuple[str, ...], str]] = {
     **requests.ENTRIES,
     **devices.ENTRIES,
     **peers.ENTRIES,
     **system.ENTRIES,
     **dom0.ENTRIES,
 }
-"""By id: the sentence, with its fields in braces; the cause; the remedy. Both are Markdown."""
+"""By id: the sentence, with its fields in braces; each cause, one sentence; the remedy.
+
+Causes and remedies are Markdown, and name the fields in capitals.
+"""

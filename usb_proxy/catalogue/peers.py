@@ -4,82 +4,165 @@
 _ANSWER = "the backend's answer '{answer}' "
 _SAME = "; install the same qubes-usb-proxy in both qubes"
 _STRANGE = (
-    "The other qube runs another program than this, or lies.",
-    "Install the same version of this package in both qubes, and restart them.",
+    ("The other qube runs a different program.", "The other qube lies."),
+    "Install the same version of this package in both templates, with "
+    "`sudo apt install qubes-usb-proxy` or `sudo dnf install qubes-usb-proxy`, and restart both "
+    "qubes.",
 )
 
 ENTRIES = {
-    "UP-601": (_ANSWER + "is no line of two fields" + _SAME, *_STRANGE),
+    "UP-601": (_ANSWER + "is not a line of two fields" + _SAME, *_STRANGE),
     "UP-602": (_ANSWER + "is not 'DEVID SPEED'" + _SAME, *_STRANGE),
     "UP-603": (_ANSWER + "has no decimal device number" + _SAME, *_STRANGE),
     "UP-604": (_ANSWER + "has an impossible device number" + _SAME, *_STRANGE),
     "UP-605": (_ANSWER + "has an unknown speed" + _SAME, *_STRANGE),
     "UP-606": ("the backend's answer is too long" + _SAME, *_STRANGE),
     "UP-607": (
-        "dom0's policy does not let this qube call {service} in {backend}; "
-        "attach with qvm-usb in dom0, which allows the one call",
-        "Only `qvm-usb` may attach by itself, and a rule of yours may deny even that.",
-        "Attach with `qvm-usb`, or add a rule for `qubes.USB` to "
-        "`/etc/qubes/policy.d/30-user.policy`. Or the qube was renamed or is not running.",
+        "dom0's policy does not let this qube call {service} in {backend}, "
+        "or {backend} does not start; see that it runs, and attach with qvm-usb in dom0",
+        (
+            "A program other than `qvm-usb` asked, and no rule of yours allows that.",
+            "A rule of yours denies the call.",
+            "The qube was renamed.",
+            "The qube cannot be started.",
+        ),
+        "qrexec does not say which of these it is. Start that qube with `qvm-start BACKEND`, and "
+        "attach with `qvm-usb attach QUBE BACKEND:DEVICE`. For other programs, add a rule for "
+        "`qubes.USB` to `/etc/qubes/policy.d/30-user.policy`.",
     ),
     "UP-608": (
         "{device} of {backend} is not attached: {quoted}",
-        "The other qube, or what runs there, had a reason that is not in this list.",
-        "See the words that are quoted, and the journal of the qube that says them.",
+        ("A program in one of the two qubes gave a reason that is not in this list.",),
+        "Read the quoted words, and `sudo journalctl -e` in both qubes: words that were `said on "
+        "the way` are a program's in one of them.",
     ),
     "UP-609": (
-        "{device} of {backend} is not attached: the call of {service} did not come about "
+        "{device} of {backend} is not attached: the call of {service} failed "
         "(exit code {code}); "
-        "see that {backend} runs and has qubes-usb-proxy installed",
-        "The service in the other qube could not be started by qrexec.",
-        "Start that qube, install this package in its template, and restart both qubes.",
+        "make sure {backend} runs and has qubes-usb-proxy installed",
+        ("The service in the other qube could not be started.",),
+        "`qvm-usb-doctor QUBE BACKEND:DEVICE` in dom0 says what is missing. Start that qube, "
+        "install this package in its template, and restart both qubes.",
     ),
     "UP-610": (
         "the other qube closed the connection; try again",
-        "The qube that asked for the device gave up, was shut down, or was killed.",
-        "Attach again. If this repeats, the other qube's sentence tells more.",
+        (
+            "The qube that asked for the device gave up.",
+            "That qube was shut down.",
+            "That qube was killed.",
+        ),
+        "Attach the device again: `qvm-usb attach QUBE BACKEND:DEVICE`. If this repeats, the "
+        "other qube's sentence says more.",
     ),
     "UP-611": (
         "the program that asked for the device has gone; attach it again",
-        "`qubes.USBAttach` was ended while the device was set up, so the device went back.",
-        "Attach again.",
+        ("`qubes.USBAttach` ended while the device was being set up, so the device went back.",),
+        "Attach it again: `qvm-usb attach QUBE BACKEND:DEVICE`.",
     ),
     "UP-612": (
         "the backend sent {what} answer in time; try again",
-        "The qube with the device is overloaded, or hangs over the device.",
-        "Try again. If that does not help, plug the device in again, or restart that qube.",
+        ("The qube with the device is overloaded.", "Its kernel hangs because of the device."),
+        "Try again. If that does not help, plug the device in again, or restart that qube: "
+        "`qvm-shutdown --wait BACKEND && qvm-start BACKEND` in dom0.",
     ),
     "UP-613": (
-        "the backend closed the connection within its answer; try again",
-        "The qube with the device was shut down or killed, or runs another program than this.",
-        "Try again. If it repeats, install the same version of this package in both qubes.",
+        "the backend closed the connection in the middle of its answer; try again",
+        (
+            "The qube with the device was shut down.",
+            "That qube was killed.",
+            "That qube runs a different program.",
+        ),
+        "Try again. If this repeats, install the same version of this package in both templates, "
+        "with `sudo apt install qubes-usb-proxy` or `sudo dnf install qubes-usb-proxy`.",
     ),
     "UP-614": (
         "the backend closed the connection without an answer; "
         "see that qubes-usb-proxy is installed there",
-        "This package is not installed in the other qube, or was installed after it had started.",
-        "Install it in that qube's template, and restart that qube.",
+        (
+            "This package is not installed in the other qube.",
+            "It was installed after that qube started.",
+        ),
+        "Install it in that qube's template, with `sudo apt install qubes-usb-proxy` or `sudo dnf "
+        "install qubes-usb-proxy`, and restart that qube.",
     ),
     "UP-615": (
         "the backend ended the connection while the device was set up; try again",
-        "The device was unplugged, or detached on the other side, just now.",
-        "See that it is plugged in, and attach again.",
+        (
+            "Somebody has just unplugged the device.",
+            "Somebody has just detached it on the other side.",
+        ),
+        "See in `qvm-usb list` that it is plugged in, and attach it again.",
     ),
     "UP-616": (
         "the device does not answer ({seconds:.0f} s); "
         "unplug it, plug it in again and try once more",
-        "The two qubes are connected, but the device says nothing.",
-        "Unplug it, plug it in again. If that does not help, try with `usb-reset-on-attach`.",
+        ("The two qubes are connected, but the device says nothing.",),
+        "Unplug it, and plug it in again. If that does not help, run `qvm-service --enable "
+        "BACKEND usb-reset-on-attach` in dom0, and restart that qube.",
     ),
     "UP-617": (
         "vhci-hcd refused the device {devid:#x} at port {port}: {reason}; try again",
-        "The kernel of this qube does not take what the other qube offers.",
-        "Try again; if it repeats, restart this qube and report the sentence.",
+        ("The kernel of this qube does not accept what the other qube offers.",),
+        "Try again. If this repeats, restart this qube with `qvm-shutdown --wait QUBE && "
+        "qvm-start QUBE` in dom0, and report the sentence.",
     ),
     "UP-618": (
         "{device} of {backend} is not attached: the call of {service} has not ended in time, "
-        "and is given up; try again",
-        "The two qubes are overloaded, or one of them hangs.",
-        "Try again. If that does not help, restart the qube with the device.",
+        "so it is given up; try again",
+        ("The two qubes are overloaded.", "One of them hangs."),
+        "Try again. If that does not help, restart the qube with the device: `qvm-shutdown --wait "
+        "BACKEND && qvm-start BACKEND` in dom0.",
+    ),
+    "UP-621": (
+        "the device answers, but drivers of this qube have not finished setting it up "
+        "({seconds:.0f} s); unplug it, plug it in again and try once more",
+        ("A driver waits for the device.", "A driver waits for the device's firmware."),
+        "`sudo journalctl -k` in the qube that gets the device shows what the driver needs.",
+    ),
+    "UP-622": (
+        "{backend} has no service {service}; install qubes-usb-proxy there, and restart {backend}",
+        (
+            "The package is not installed in the qube with the device.",
+            "It was installed while that qube ran.",
+        ),
+        "Install it in that qube's template, with `sudo apt install qubes-usb-proxy` or `sudo dnf "
+        "install qubes-usb-proxy`, and restart that qube.",
+    ),
+    "UP-623": (
+        "{backend} has the service {service}, but cannot run it; reinstall qubes-usb-proxy there",
+        (
+            "The service is not executable there.",
+            "Its `rpc-config` is broken.",
+            "The user who should run it is missing.",
+        ),
+        "`sudo qubes-usb-proxy doctor` there names what is wrong. Repair that or reinstall the "
+        "package in that qube's template, and restart the qube. `sudo journalctl -u "
+        "qubes-qrexec-agent` there says more.",
+    ),
+    "UP-640": (
+        "dom0 announced {announced}, but {came} arrived; it was taken out again",
+        (
+            "The device changed after you chose it.",
+            "Another device took its place.",
+            "It is a hub, which a qube never takes.",
+            "The qube with the controllers lies.",
+        ),
+        "Plug the device in again, look at `qvm-usb list`, and attach it again. If this repeats, "
+        "do not trust the device, and restart the qube with the controllers.",
+    ),
+    "UP-641": (
+        "dom0 announced {announced}, but none of these interfaces arrived: {came}; "
+        "it was taken out again",
+        ("The device changed after you chose it.", "The qube with the controllers lies."),
+        "Plug the device in again, look at `qvm-usb list`, and attach it again.",
+    ),
+    "UP-642": (
+        "interface {interfaces} was not announced by dom0, so it gets no driver",
+        (
+            "The device had more interfaces than dom0 knew of when you chose it.",
+            "The device has got more interfaces since then.",
+        ),
+        "Nothing, if the device works. To allow every interface in this qube, run `qvm-service "
+        "--enable QUBE usb-proxy-any-interface` in dom0.",
     ),
 }

@@ -4,135 +4,232 @@
 ENTRIES = {
     "UP-701": (
         "the command {command} is not installed; install the package that has it",
-        "The qube's template is not one of Qubes, or lacks a package.",
-        "`modprobe` is in the package kmod, `qubesdb-read` and its like are in qubesdb-vm or "
-        "qubes-db-vm, `qrexec-client-vm` is in qubes-core-qrexec.",
+        ("The qube's template is not from Qubes.", "The template lacks a package."),
+        "Install the package in the template, for example with `sudo apt install kmod`. "
+        "`modprobe` is in kmod, `qubesdb-read` and similar commands are in qubesdb-vm or "
+        "qubes-db-vm, and `qrexec-client-vm` is in qubes-core-qrexec.",
     ),
     "UP-702": (
         "{command} did not start: {reason}; reinstall the package that has it",
-        "The command is there, but the kernel does not run it: damaged, or no memory.",
-        "Reinstall its package in the template, or give the qube more memory.",
+        (
+            "The program of that name is damaged, so the kernel cannot run it.",
+            "Memory has run out.",
+        ),
+        "Reinstall its package in the template, or give the qube more memory: `qvm-prefs QUBE "
+        "memory 600` in dom0.",
     ),
     "UP-703": (
         "{command} has not ended after {seconds:.0f} s; try again, or restart this qube",
-        "The qube is overloaded, or what the command talks to hangs.",
-        "Try again; restart the qube if it happens again.",
+        ("The qube is overloaded.", "The service that the command talks to hangs."),
+        "Try again. If this repeats, restart the qube: `qvm-shutdown --wait QUBE && qvm-start "
+        "QUBE` in dom0.",
     ),
     "UP-704": (
         "the kernel module {module} cannot be loaded ({said}); "
         "use a kernel with USB/IP, or install the package with its extra modules",
-        "The kernel of this qube has no USB/IP.",
-        "Kernels that Qubes provides have it; a distribution's own may have it in another package "
-        "(`linux-modules-extra` or the like).",
+        ("The kernel of this qube has no USB/IP.",),
+        "Use a kernel that Qubes provides, which has it: `qvm-prefs --default QUBE kernel` in "
+        "dom0. A distribution's own kernel may have it in another package, such as "
+        "`linux-modules-extra`.",
     ),
     "UP-705": (
         "the kernel module vhci-hcd is not loaded; run: modprobe vhci-hcd",
-        "It was removed while it was needed.",
-        "Load it, or restart the qube, and attach again.",
+        ("Somebody removed it while it was needed.",),
+        "Load it with `sudo modprobe vhci-hcd`, or restart the qube. Then attach the device again.",
     ),
     "UP-706": (
         "controller vhci_hcd.{controller} has no root hub for {half}; restart this qube",
-        "The kernel module vhci-hcd did not start well, often for want of memory.",
-        "Restart the qube, with more memory if it has little.",
+        ("The kernel module vhci-hcd did not start well, often because memory ran out.",),
+        "Restart the qube: `qvm-shutdown --wait QUBE && qvm-start QUBE` in dom0. If it has little "
+        "memory, give it more: `qvm-prefs QUBE memory 600`.",
     ),
     "UP-707": (
-        "this needs root: /etc/qubes/rpc-config/qubes.USB has to say force-user='root', "
+        "this needs root: /etc/qubes/rpc-config/{service} has to say force-user='root', "
         "or dom0's policy user=root",
-        "The file is missing or was changed, or the program was started by hand as a user.",
-        "By hand: use `sudo` or `pkexec`. Else reinstall the package. Where `sudo` is installed it "
-        "stands in, if `/etc/sudoers.d/qubes-usb-proxy` and the group `qubes` are as they should "
-        "be.",
+        (
+            "The file is missing.",
+            "The file was changed.",
+            "Somebody started the program by hand as a user.",
+        ),
+        "If you started it by hand, use `sudo` or `pkexec`. Otherwise `sudo qubes-usb-proxy "
+        "doctor` in the qube with the controllers names the command that writes the file again. "
+        "Reinstall the package if that finds nothing.",
     ),
     "UP-708": (
         "only root may {tried} USB device {device}; run this as root",
-        "The program runs as a user, or something takes root's rights away.",
-        "Use `sudo` or `pkexec`, or reinstall the package.",
+        ("The program runs as a user.", "Something has removed root's rights."),
+        "Use `sudo` or `pkexec`, as in `sudo /usr/lib/qubes/usb-reset 2-1`, or reinstall the "
+        "package.",
     ),
     "UP-709": (
         "/proc is not mounted; this qube is broken, restart it",
-        "The qube did not start well, or somebody unmounted `/proc`.",
-        "Restart the qube.",
+        ("The qube did not start well.", "Somebody unmounted `/proc`."),
+        "Restart the qube: `qvm-shutdown --wait QUBE && qvm-start QUBE` in dom0.",
     ),
     "UP-710": (
         "{command} failed ({said}), so dom0 cannot see what is attached; "
         "restart qubes-db in this qube, or the qube",
-        "QubesDB of this qube does not answer.",
-        "`systemctl restart qubes-db` in this qube, or restart it.",
+        ("QubesDB of this qube does not answer.",),
+        "Run `sudo systemctl restart qubes-db` in this qube, or restart the qube.",
     ),
     "UP-711": (
         "usbip-host cannot take {device}: it has 16 devices, which is all that it can have; "
         "detach one first, or restart this qube if nothing is attached",
-        "That many can be attached at once from one qube.",
-        "Detach a device, or move a controller to another qube.",
+        ("No more devices than that can be attached from one qube at once.",),
+        "`qubes-usb-proxy status` in that qube shows which qubes have them. Detach a device, or "
+        "move a controller to another qube.",
     ),
     "UP-712": (
-        "usbip-host did not {tried} {device}: {reason}; "
+        "this qube's kernel did not {tried} {device}: {reason}; "
         "unplug the device, plug it in again and try once more",
-        "The kernel of the qube with the controllers refused, for the reason that is told.",
-        "Plug the device in again; that qube's kernel log may tell more.",
+        ("The kernel of the qube with the controllers refused, for the reason in the sentence.",),
+        "Plug the device in again. `sudo journalctl -k -g usb` in that qube may say more.",
     ),
     "UP-713": (
         "vhci-hcd did not detach port {port}: {reason}; run this as root, or restart this qube",
-        "The kernel of the qube with the device does not let go of it.",
-        "Restart the qube.",
+        ("The kernel of the qube with the device does not release it.",),
+        "Restart the qube: `qvm-shutdown --wait QUBE && qvm-start QUBE` in dom0.",
     ),
     "UP-714": (
-        "the kernel does not let go of {attachment} at port {port}; restart this qube",
-        "The frontend's kernel hangs over a broken device.",
-        "Restart that qube. The device can be attached elsewhere before that.",
+        "the kernel does not release {attachment} at port {port}; restart this qube",
+        ("The kernel of the qube that uses the device hangs because of a broken device.",),
+        "Restart that qube: `qvm-shutdown --wait QUBE && qvm-start QUBE` in dom0. You can attach "
+        "the device to another qube before that.",
     ),
     "UP-715": (
         "the process that holds the device does not end, so the kernel keeps it; restart this qube",
-        "The kernel of this qube hangs over a broken device.",
-        "Restart the qube.",
+        ("The kernel of this qube hangs because of a broken device.",),
+        "Restart the qube: `qvm-shutdown --wait QUBE && qvm-start QUBE` in dom0.",
     ),
     "UP-716": (
         "cannot use {path}: {reason}; this needs root and a writable /run",
-        "The program runs as a user, or `/run` is full or was made read-only.",
-        "Use `sudo` or `pkexec`; make room in `/run`.",
+        ("The program runs as a user.", "`/run` is full.", "`/run` was made read-only."),
+        "Use `sudo` or `pkexec`. `df /run` shows whether `/run` is full: make room there.",
     ),
     "UP-717": (
         "cannot write {path}: {reason}; make room in /run",
-        "`/run` is full or was made read-only.",
-        "Make room in `/run`, or restart the qube.",
+        ("`/run` is full.", "`/run` was made read-only."),
+        "`df /run` shows whether it is full: make room there. Or restart the qube.",
     ),
     "UP-718": (
-        "cannot remove {path}: {reason}; see that /run can be written",
-        "`/run` was made read-only, or something else is in the file's place.",
-        "Remove it as root, or restart the qube.",
-    ),
-    "UP-719": (
-        "usbguard does not allow USB device {device} ({said}); run: usbguard allow-device '{rule}'",
-        "In the qube with the controllers usbguard is installed, and its rules block the device.",
-        "Run the command that the sentence names, in that qube.",
+        "cannot remove {path}: {reason}; make sure that /run can be written",
+        ("`/run` was made read-only.", "Something else is in the place of the file."),
+        "Remove it with `sudo rm -r PATH`, or restart the qube.",
     ),
     "UP-720": (
         "cannot look into {path}: {reason}; run as root: chmod 0755 {path}",
-        "The folder was made with other rights, or something else is in its place.",
-        "Run the command that the sentence names.",
+        ("The folder was made with other rights.", "Something else is in its place."),
+        "Run the command that the sentence names: `sudo chmod 0755 PATH`.",
     ),
     "UP-721": (
         "this needs root, and pkexec is not installed; run: sudo {command}",
-        "The command changes what is attached, and was run by a user.",
-        "Run it as root. With the package `pkexec` (Debian) or `polkit` it asks for the "
-        "administrator by itself.",
+        ("The command changes what is attached, and a user who is not root ran it.",),
+        "Run it as root: `sudo COMMAND`. With the package `pkexec` (Debian) or `polkit`, it asks "
+        "for the administrator's password.",
     ),
     "UP-722": (
         "polkit does not let this user do that; run: sudo {command}",
-        "Nobody could be asked for the administrator's password, or it was not given.",
-        "Run it as root, or in a terminal or a session with a polkit agent.",
+        ("Nobody could be asked for the administrator's password.", "The password was not given."),
+        "Run it as root with `sudo COMMAND`, or in a terminal or a session with a polkit agent.",
     ),
     "UP-723": (
-        "this qube has no more of what every program needs ({reason}); "
+        "this qube has run out of something that every program needs ({reason}); "
         "end some programs, make room in /run, or restart the qube",
-        "Memory, open files, or the space in /run is used up, in the whole qube or for whoever "
-        "started this.",
-        "End what uses it; `free -m`, `df /run` and `ls /run` tell. Or restart the qube.",
+        (
+            "Memory is used up, in the whole qube or for the user who started this.",
+            "Too many files are open there.",
+            "The space in `/run` is used up.",
+        ),
+        "Look with `free -m`, `df /run` and `ls /run`, and end what uses it. Or restart the qube.",
     ),
     "UP-730": (
         "the kernel's list of USB ports has an unknown line '{line}'; "
         "use a kernel that Qubes provides",
-        "The kernel module vhci-hcd of this qube is newer than this program, or was changed.",
-        "Choose another kernel for the qube, or update this package.",
+        (
+            "The kernel module vhci-hcd of this qube is newer than this program.",
+            "That module was changed.",
+        ),
+        "Choose a kernel of Qubes for the qube, with `qvm-prefs --default QUBE kernel` in dom0, "
+        "or update this package.",
+    ),
+    "UP-740": (
+        "/etc/qubes/rpc-config/qubes.USB was changed where the device is plugged in, so the "
+        "service is not root; restore it: "
+        "echo \"force-user='root'\" > /etc/qubes/rpc-config/qubes.USB",
+        (
+            "That file was changed, so the service runs as an ordinary user, who cannot lend a "
+            "device.",
+        ),
+        "As root in the template of the qube with the controllers, run `echo "
+        "\"force-user='root'\" > /etc/qubes/rpc-config/qubes.USB`, or reinstall the package "
+        "there. Then restart the qube.",
+    ),
+    "UP-750": (
+        "usbguard of this qube does not allow USB device {product}; "
+        "run: sudo usbguard append-rule 'allow id {product}'",
+        ("The usbguard of the qube that gets the device blocks it.", "That usbguard does not run."),
+        "Run `sudo usbguard append-rule 'allow id PRODUCT'` in that qube, as the sentence says, "
+        "and attach again. If usbguard does not answer: `sudo systemctl start usbguard`.",
+    ),
+    "UP-751": (
+        "this qube's kernel does not authorize USB device {product}; "
+        "run: echo 1 | sudo tee /sys/devices/platform/vhci_hcd.*/usb*/authorized_default",
+        (
+            "`usbcore.authorized_default=0` on the kernel's command line turns new devices off "
+            "there.",
+            "A program that was removed, such as usbguard, has left new devices off.",
+            "A program that was stopped has left them off.",
+        ),
+        "In that qube, run `echo 1 | sudo tee "
+        "/sys/devices/platform/vhci_hcd.*/usb*/authorized_default`, as the sentence says, and "
+        "attach again.",
+    ),
+    "UP-752": (
+        "this qube's kernel has not configured USB device {product}; "
+        "see: sudo journalctl -k -g usb",
+        ("The device refused its configuration.", "The device wants more power than a port gives."),
+        "Plug it in again, and try once more. `sudo journalctl -k -g usb` in the qube that gets "
+        "it says more.",
+    ),
+    "UP-753": (
+        "this qube has no room for another connection; detach another device first",
+        (
+            "Each attached device shares memory with the other qube, and the kernel limits how "
+            "much.",
+        ),
+        "Detach a device, or end other programs that call qubes. Or raise the limit: `echo 4096 | "
+        "sudo tee /sys/module/xen_gntalloc/parameters/limit`.",
+    ),
+    "UP-755": (
+        "another program holds the lock of bus {bus}; try again",
+        ("Several devices are attached at once, and the kernel is slow to give one a driver.",),
+        "Try again. If it repeats, restart this qube: `qvm-shutdown --wait QUBE && qvm-start "
+        "QUBE` in dom0.",
+    ),
+    "UP-756": (
+        "the kernel's {path} cannot be used: {reason}; restart this qube with a kernel of Qubes",
+        ("The kernel of this qube does not let interfaces be authorized.",),
+        "Use a kernel that Qubes provides: `qvm-prefs --default QUBE kernel` in dom0. Or allow "
+        "every interface: `qvm-service --enable QUBE usb-proxy-any-interface`.",
+    ),
+    "UP-760": (
+        "cannot use {path}: {reason}; try again, and run: sudo qubes-usb-proxy doctor",
+        (
+            "A file, a folder or a device of this qube is missing.",
+            "Something else is in its place.",
+            "It has just disappeared.",
+        ),
+        "Try again. `sudo qubes-usb-proxy doctor` checks what an attach needs.",
+    ),
+    "UP-780": (
+        "qubes-usb-proxy was removed from this qube; install it again",
+        ("The package was removed but not purged, so its services below `/etc` have no program.",),
+        "Install it in the template of the qube with `sudo apt install qubes-usb-proxy`, and "
+        "restart the qube. Or purge it there: `sudo apt purge qubes-usb-proxy`.",
+    ),
+    "UP-781": (
+        "this needs root; run: sudo /usr/lib/qubes/usb-detach-all",
+        ("A user who is not root started the program.",),
+        "Run `sudo /usr/lib/qubes/usb-detach-all`, or start the program with `pkexec`.",
     ),
 }

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from usb_proxy import detach, qrexec
+from usb_proxy import qrexec
 from usb_proxy.errors import RequestError
 from usb_proxy.idents import BusId, DomainName, parse_target
 
@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 def main(_arguments: Sequence[str], host: Host) -> int:
     """Return once the device is gone from this frontend, or back with this backend."""
-    untrusted_fields = qrexec.read_request(host)
+    untrusted_fields = qrexec.read_lines(host)[0].split()
     if len(untrusted_fields) == 2:
         backend = DomainName.parse(untrusted_fields[0])
         target = parse_target(untrusted_fields[1])
-        qrexec.require_root(host)
-        detach.here(host, backend, target)
+        qrexec.require_root(host, "qubes.USBDetach")
+        from usb_proxy.frontend import imports  # noqa: PLC0415 (one wing is enough)
+
+        imports.detach(host, backend, target)
     elif len(untrusted_fields) == 1:
         bus_id = BusId.parse(untrusted_fields[0])
-        qrexec.require_root(host)
-        detach.take_back(host, bus_id)
+        qrexec.require_root(host, "qubes.USBDetach")
+        from usb_proxy.backend import exports  # noqa: PLC0415
+
+        exports.take_back(host, bus_id)
     else:
         raise RequestError("UP-218")
     return 0

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""usb-detach-all: end every attachment of this qube, on either side; run before suspend."""
+"""usb-detach-all: end every attachment of this qube, on either side.
+
+Where Qubes runs it before suspend, nothing begins until resume.
+"""
 
 from __future__ import annotations
 
-from usb_proxy import leftovers, qrexec, runstate
+from usb_proxy import endings, locks, repair, suspend
+from usb_proxy.errors import SystemLackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,13 +16,20 @@ if TYPE_CHECKING:
     from usb_proxy.host import Host
 
 
+SUSPEND = "qubes.SuspendPre"
+"""`qubes.SuspendPreAll` runs the link to this program in `/etc/qubes/suspend-pre.d`."""
+
+
 def main(_arguments: Sequence[str], host: Host) -> int:
-    """Return once nothing is attached to or from this qube."""
-    qrexec.require_root(host)
-    locks = [runstate.Lock(host, name) for name in runstate.lock_names(host)]
-    holders = [holder for lock in locks if (holder := lock.stop_holder()) is not None]
+    """Return once nothing is attached to or from this qube, or waits to be."""
+    if not host.is_root():
+        raise SystemLackError("UP-781")
+    service = host.environment.get("QREXEC_SERVICE_FULL_NAME", "")
+    suspend.mark(host, is_suspend=service.startswith(SUSPEND))
+    all_locks = [locks.Lock(host, name) for name in locks.lock_names(host)]
+    holders = [holder for lock in all_locks if (holder := lock.stop_holder()) is not None]
     try:
-        leftovers.require_end(host, holders)
+        endings.require_end(host, holders)
     finally:
-        leftovers.repair(host)
+        repair.repair(host)
     return 0

@@ -1,52 +1,60 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""usb-import STATEFILE [REPORT-FD]: the frontend's end of a `qubes.USB` call.
+"""usb-import STATEFILE [REPORT-FD [ANNOUNCED]]: the frontend's end of a `qubes.USB` call.
 
 It lives as long as the device is attached. To REPORT-FD it writes one byte, an exit
 code: 0 when the device can be used, else with the reason after it. Without that FD the reason
-goes to standard error.
+goes to standard error. ANNOUNCED is what the device has to be, an `idents.Announcement`.
 """
 
 from __future__ import annotations
 
-import posix as os
-import select
-
-from usb_proxy import handshake, journal, leftovers, qrexec, runstate, vhci
+from usb_proxy import endings, handshake, journal, locks, qrexec, suspend
 from usb_proxy.errors import (
-    ExitCode,
-    InUseError,
     PeerError,
     RequestError,
     SystemLackError,
     UsbProxyError,
-    history,
-    in_words,
+    account,
 )
-from usb_proxy.uevents import LOST, Uevents
+from usb_proxy.frontend import imports, records, vhci
+from usb_proxy.frontend.arrival import Judge
+from usb_proxy.frontend.enumeration import Enumeration
+from usb_proxy.idents import Announcement, Attachment
+from usb_proxy.uevents import Uevents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from usb_proxy.frontend.vhci import Port
     from usb_proxy.host import Host
-    from usb_proxy.vhci import Port
 
-LOCK_SECONDS = 5.0
 LINE_SECONDS = 30.0
 """The backend may load modules, wait for the device's last user, and reset the device."""
 
-ENUMERATE_SECONDS = 15.0
-"""A device needs 0.3-0.7 s. A silent one blocks its half of the controller while we wait."""
+ATTACH_SECONDS = 92.0
+"""From the start until the device is bound. What was waited for before leaves less for that, but
+still 20 s."""
 
-TURN_SECONDS = 30.0
-"""All devices of a full hub; one that comes and goes must not hold us for ever."""
+RETURN_SECONDS = 10.0
+"""In which a device is back that the kernel sets up anew, since it has changed when it was reset.
+One that was removed in this qube is not (drivers/usb/core/hub.c, usb_remove_device): that is what
+`udisksctl power-off` does, and "safely remove" of a desktop."""
 
 
 class Report:
-    """The pipe to whoever asked for the device; closed, it is nothing."""
+    """The pipe to whoever asked for the device, and waits until `limit`; closed, it is nothing.
 
-    def __init__(self, fd: int | None) -> None:
+    `announced` is what they say that the device is, if they say so.
+    """
+
+    def __init__(
+        self, host: Host, fd: int | None, limit: float, announced: Announcement | None = None
+    ) -> None:
+        self._host = host
         self.fd = fd
+        self.limit = limit
+        self.announced = announced
 
     def send(self, message: bytes) -> None:
         """Write the one message, and close; PeerError when nobody is left to read it."""
@@ -54,125 +62,124 @@ class Report:
         if fd is None:
             return
         try:
-            os.write(fd, message)
+            self._host.write_open(fd, message)
         except BrokenPipeError:
             raise PeerError("UP-611") from None
         finally:
-            os.close(fd)
+            self._host.close_all(fd)
 
 
 def main(arguments: Sequence[str], host: Host) -> int:
     """Plug the device of the connection on stdin into a free port, and wait for its end."""
-    if len(arguments) not in (2, 3):
+    if len(arguments) not in (2, 3, 4):
         raise RequestError("UP-220")
-    attachment = _attachment(arguments[1])
-    backend, name = runstate.split_attachment(attachment)
-    entry = journal.Attachment(host, name, backend, is_import=True)
-    report = Report(_report_fd(arguments[2]) if len(arguments) == 3 else None)
+    began = suspend.now()
+    attachment = records.parse(arguments[1])
+    entry = journal.Entry(host, attachment.device, attachment.backend, is_import=True)
+    fd = _report_fd(host, arguments[2]) if len(arguments) > 2 else None
+    announced = Announcement.parse(arguments[3]) if len(arguments) == 4 else None
+    report = Report(host, fd, host.now() + ATTACH_SECONDS, announced)
     try:
         qrexec.require_root(host)
         link = qrexec.Link(host)
-        lock = runstate.import_lock(host, attachment)
-        if not lock.acquire(LOCK_SECONDS):
-            raise InUseError("UP-403")
+        lock = locks.import_lock(host, attachment)
+        imports.acquire(host, lock)
         with lock:
+            suspend.check(host, began)
             if lock.leftover:
-                leftovers.remove_import(host, attachment, lock)
+                imports.remove(host, attachment, lock)
             _import(host, lock, link, report, entry)
-    except UsbProxyError as error:
-        entry.failed(error)
+    except Exception as error:
+        if isinstance(error, UsbProxyError | OSError | MemoryError):
+            entry.failed(error)
         if report.fd is None:
             raise
-        told = [e for e in history(error) if isinstance(e, UsbProxyError)]
-        report.send(bytes([told[0].code]) + in_words(told).encode("ascii", "replace"))
-        return told[0].code
+        code, told = account(error)
+        report.send(bytes([code]) + told.encode("ascii", "replace"))
+        return code
     return 0
 
 
 def _import(
-    host: Host, lock: runstate.Lock, link: qrexec.Link, report: Report, entry: journal.Attachment
+    host: Host, lock: locks.Lock, link: qrexec.Link, report: Report, entry: journal.Entry
 ) -> None:
     """Attach, report, and return when the device has gone from this qube."""
-    attachment = lock.name.removeprefix(runstate.IMPORT)
+    attachment = Attachment(lock.name.removeprefix(locks.IMPORT))
     offer = handshake.decode(link.read_line(host.now() + LINE_SECONDS, report.fd))
     link.use_both_ways()
+    judge = Judge(host, report.announced, entry)
 
-    def note(port: Port) -> None:
-        lock.note(leftovers.note_of_import(port.number, offer.devid))
+    def note(port: Port, state: str = "") -> None:
+        lock.note(imports.note(port.number, offer.devid, state))
+
+    def prepare(port: Port) -> None:
+        note(port)
+        judge.expect(port)
 
     with Uevents() as events:
         place: tuple[Port, str] | None = None
         try:
-            place = vhci.attach(host, host.link, offer, events, note)
+            place = vhci.attach(host, host.link, offer, events, prepare)
             lock.tell(str(place[0].number))
-            runstate.write_record(host, attachment, place[0].number)
-            _await_device(host, events, place[1], link, report)
-            events.close()
-            report.send(bytes([ExitCode.OK]))
+            records.write(host, attachment, place[0].number)
+            setting_up = Enumeration(host, events, place[1], link, report.fd)
+            setting_up.await_usable(report.limit, judge.judge)
+            note(place[0], endings.ATTACHED)
+            link.require()  # It may have been pulled while nothing was waited for any more.
+            report.send(judge.verdict())
             entry.product = vhci.product(host, place[1])
             entry.attached(place[0].number)
-            link.await_end()
+            why = _stay(host, link, judge, events, place[1])
         finally:
             if place is not None:
-                _unplug(host, attachment, *place, link)
+                try:
+                    note(place[0], endings.ENDING)
+                finally:
+                    _unplug(host, attachment, *place, link)
+            judge.forget()  # Only now: what could not be taken out gets no driver, either.
             lock.note("")
-    entry.detached(leftovers.why_stopped(host) or journal.DETACHED_THERE)
+    entry.detached(endings.why_stopped(host) or why)
 
 
-def _await_device(
-    host: Host, events: Uevents, path: str, link: qrexec.Link, report: Report
-) -> None:
-    """Return when the kernel has configured the device at DEVPATH `path` and bound its driver.
+def _stay(host: Host, link: qrexec.Link, judge: Judge, events: Uevents, path: str) -> str:
+    """Sleep until the connection ends, or the device has been removed in this qube: which it was.
 
-    It sets up one device of a hub after the other: while others come, there is hope.
+    When the device itself changes, judge what it became.
     """
-    hub = path.rpartition("/")[0] + "/"
-    start = host.now()
-    deadline = start + ENUMERATE_SECONDS
-    waits = {events.fileno(): select.POLLIN, link.fileno(): select.POLLRDHUP}
-    if report.fd is not None:
-        waits[report.fd] = 0
-    while True:
-        ready = host.wait(waits, deadline)
-        if events.fileno() in ready:
-            pending = events.pending()
-            if f"bind@{path}" in pending or (LOST in pending and host.exists(f"/sys{path}/driver")):
-                return
-            if any(f"@{hub}" in event and f"@{path}/" not in f"{event}/" for event in pending):
-                deadline = min(host.now() + ENUMERATE_SECONDS, start + TURN_SECONDS)
-        if link.fileno() in ready:
-            raise PeerError("UP-615")
-        if report.fd in ready:
-            raise PeerError("UP-611")
-        if not ready:
-            raise PeerError("UP-616", seconds=deadline - start)
+    from usb_proxy import catalogue  # noqa: F401, PLC0415 (an upgrade may replace it)
+
+    events.hear_only(f"remove@{path}", *[f"add@{path}/"] * judge.is_needed)
+    is_over, deadline = False, None
+    while not is_over:
+        # Its files go before that is announced, and its folder after (drivers/base/core.c).
+        if host.exists(f"/sys{path}/busnum"):
+            deadline = None
+            judge.judge_again()  # The first time what it became while its drivers were awaited.
+        elif deadline is None:
+            deadline = host.now() + RETURN_SECONDS
+        elif host.now() >= deadline:
+            return journal.REMOVED
+        is_over = link.await_end(events.fileno(), deadline)
+        events.pending()
+    return journal.DETACHED_THERE
 
 
-def _unplug(host: Host, attachment: str, port: Port, path: str, link: qrexec.Link) -> None:
+def _unplug(host: Host, attachment: Attachment, port: Port, path: str, link: qrexec.Link) -> None:
     """End the connection, wait until the device has gone from this qube, and remove its record."""
-    deadline = host.now() + leftovers.REMOVAL_SECONDS
+    deadline = host.now() + imports.REMOVAL_SECONDS
     link.end(deadline)
     gone = vhci.await_removal(host, path, deadline)
-    runstate.remove_record(host, attachment)
+    records.remove(host, attachment)
     if not gone:
         raise SystemLackError("UP-714", attachment=attachment, port=port.number)
 
 
-def _attachment(untrusted_path: str) -> str:
-    """The attachment that a record's path belongs to."""
-    folder, _, name = untrusted_path.rpartition("/")
-    prefix, suffix = runstate.RECORD_PREFIX, runstate.RECORD_SUFFIX
-    if folder != runstate.RECORDS or not (name.startswith(prefix) and name.endswith(suffix)):
-        raise RequestError("UP-221", path=runstate.record_path("BACKEND-DEVICE"))
-    return name.removeprefix(prefix).removesuffix(suffix)
-
-
-def _report_fd(untrusted_number: str) -> int:
+def _report_fd(host: Host, untrusted_number: str) -> int:
     if untrusted_number.isascii() and untrusted_number.isdigit() and len(untrusted_number) < 5:
         fd = int(untrusted_number)
         try:
             if fd > 2:
-                os.set_inheritable(fd, False)
+                host.inherit(fd, False)
                 return fd
         except OSError:
             pass

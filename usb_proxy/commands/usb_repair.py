@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from usb_proxy import leftovers, qrexec
+from usb_proxy import qrexec, repair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 def main(_arguments: Sequence[str], host: Host) -> int:
     """Return once nothing of a dead process is left in this qube."""
     qrexec.require_root(host)
-    leftovers.repair(host)
+    repair.repair(host)
     return 0

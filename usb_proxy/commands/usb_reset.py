@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from usb_proxy import qrexec, sysfs
+from usb_proxy.backend import usage
 from usb_proxy.errors import RequestError
 from usb_proxy.idents import parse_target
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str], host: Host) -> int:
         raise RequestError("UP-223")
     target = parse_target(arguments[1])
     qrexec.require_root(host)
-    with sysfs.UsbDevice(host, sysfs.find(host, target)) as device:
+    bus_id = sysfs.look_up(host, target)
+    with sysfs.open_usable(host, bus_id, target) as device, usage.Claim(host, device):
         device.reset()
     return 0

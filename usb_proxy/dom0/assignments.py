@@ -4,149 +4,174 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from usb_proxy.dom0 import kinds
 from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
-from usb_proxy.dom0.qubesd import Port, local_qubes
+from usb_proxy.dom0.qubesd import Port, QubesException, local_qubes
+from usb_proxy.dom0.requests import require_possible
 from usb_proxy.dom0.services import ServiceError
+from usb_proxy.dom0.tries import Tries
 from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
-    from usb_proxy.dom0.qubesd import Assignment, Qube
+    from usb_proxy.dom0.pace import Pace
+    from usb_proxy.dom0.qubesd import Assignment, Qube, VirtualDevice
 
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds before each new try: a device takes this long to come back after resume or a reset."""
+TRY_SECONDS = 0.002
+"""What a try counts: a process is started, and a rule written."""
+
+_ONCE_MORE = ("[UP-616]", "[UP-909]")
+"""A device that says nothing, or a qube: each try takes long, and keeps other devices waiting."""
 
 Confirm = Callable[[USBDevice, Mapping[Any, "Assignment"]], Awaitable[str]]
 """Asks the user which of the qubes gets a device: its name, or '' for none of them
 (confirm_device_attachment in qubes/ext/utils.py)."""
 
 
-def assigned(vm: Qube, device: USBDevice) -> Assignment | None:
-    """The most specific assignment of a device to a qube.
-
-    Port and identity come before port, port before identity (doc/qubes-devices.rst).
-    """
-    found = [
-        assignment
-        for assignment in vm.devices[DEVICE_CLASS].get_assigned_devices()
-        if assignment.matches(device)
-    ]
-    return max(found, key=lambda a: (a.port_id != "*", a.device_id != "*"), default=None)
-
-
-def candidates(device: USBDevice) -> dict[Qube, Assignment]:
-    """The running qubes that a device is assigned to."""
-    found = {}
-    for vm in local_qubes(device.backend_domain.app):
-        try:
-            may = vm.klass != "AdminVM" and vm != device.backend_domain and vm.is_running()
-            if may and (assignment := wanted(vm, device)):
-                found[vm] = assignment
-        except Exception as error:  # of one qube only, such as libvirt's
-            vm.log.warning("%s", sentence("UP-923", qube=vm.name, reason=error))
+def assignments(vm: Qube) -> Iterable[Assignment]:
+    """All of a qube. A collection that nobody has asked for has none, and is costly to make."""
+    collection = vm.devices.get(DEVICE_CLASS)
+    found: Iterable[Assignment] = collection.get_assigned_devices() if collection else ()
     return found
 
 
-def wanted(vm: Qube, device: USBDevice) -> Assignment | None:
-    """The same, and a line in the log if another device is in an assigned port."""
-    if found := assigned(vm, device):
-        return found
-    for assignment in vm.devices[DEVICE_CLASS].get_assigned_devices():
+def assigned(vm: Qube, device: VirtualDevice) -> Assignment | None:
+    """The most specific assignment of a device to a qube.
+
+    Port and identity come before port, port before identity (doc/qubes-devices.rst), and that
+    before what the device is.
+    """
+    found = [assignment for assignment in assignments(vm) if assignment.matches(device)]
+    if found:
+        return max(found, key=lambda a: (a.port_id != "*", a.device_id != "*"))
+    return kinds.assigned(vm, device)
+
+
+def mismatch(vm: Qube, device: VirtualDevice) -> Assignment | None:
+    """The assignment of another device in the same port."""
+    for assignment in assignments(vm):
         if assignment.port_id == device.port_id and (
             assignment.backend_domain == device.backend_domain
         ):
-            text = sentence(
-                "UP-920",
-                port=device.port,
-                device=device.device_id,
-                qube=vm.name,
-                wanted=assignment.device_id,
-            )
-            vm.log.warning("%s", text)
+            return assignment
     return None
+
+
+def _ready(vm: Qube) -> bool:
+    """Whether a qube can be called; when it can, what is assigned to it is looked at again."""
+    return vm.get_power_state() == "Running"
 
 
 class _Chain:
     """What is being done for one port, one thing after the other."""
 
-    def __init__(self, attach: Callable[[Qube, USBDevice, Assignment], Awaitable[None]]) -> None:
-        self._attach = attach
-        self._next: USBDevice | None = None
+    def __init__(self, owner: AutoAttach) -> None:
+        self._owner = owner
+        self._next: list[tuple[USBDevice, Qube | None]] = []
         self._wake = asyncio.Event()
         self.tried = asyncio.Event()
         """Set after the first try, and before a question to the user."""
 
-    def add(self, device: USBDevice) -> None:
-        """A device appeared (again): it is the one that counts, and its tries start anew."""
-        self._next = device
+    def add(self, device: USBDevice, starting: Qube | None) -> None:
+        """A device appeared (again), or a qube starts: the tries start anew."""
+        if starting is None:
+            self._next.clear()
+        self._next.append((device, starting))
         self._wake.set()
 
-    async def run(self, confirm: Confirm) -> None:
-        while device := self._next:
-            self._next = None
+    def stop(self) -> None:
+        """The user does something with the device: that counts."""
+        self._next.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        while self._next:
+            device, starting = self._next.pop(0)
             self._wake.clear()
             try:
-                await self._follow(device, confirm)
+                await self._follow(device, starting)
             except Exception as error:
                 text = sentence("UP-925", port=device.port, reason=error)
                 device.backend_domain.log.warning("%s", text)
         self.tried.set()
 
-    async def _follow(self, device: USBDevice, confirm: Confirm) -> None:
-        vm = await self._choose(device, confirm)
-        for pause in (0.0, *PAUSES):
-            if await self._renewed(pause) or vm is None:
+    async def _follow(self, device: USBDevice, starting: Qube | None) -> None:
+        vm = await self._choose(device, starting)
+        told, slow = "", False
+        pauses = self._owner.tries.pauses(device.port)
+        while vm is not None and pauses:
+            await self._pause(pauses.pop(0))
+            if self._wake.is_set():
                 return
-            assignment = _still(vm, device)
-            if assignment is None or await self._try(vm, device, assignment):
+            async with self._owner.pace.turn(device.backend_domain.name, TRY_SECONDS):
+                assignment = self._still(vm, device)
+            if assignment is None:
                 return
+            error = await self._owner.attempt(vm, device, assignment)
+            if error is None:
+                return
+            text = sentence("UP-918", port=device.port, qube=vm.name, quoted=_unescaped(error))
+            if text != told:
+                vm.log.warning("%s", text)
+                told = text
             self.tried.set()
-        if vm is not None:
+            if not _may_help(error):
+                return
+            if any(mark in str(error) for mark in _ONCE_MORE):
+                pauses = pauses[:1] if not slow else []
+                slow = True
+        if vm is not None and not self._wake.is_set():
             vm.log.warning("%s", sentence("UP-919", port=device.port, qube=vm.name))
 
-    async def _choose(self, device: USBDevice, confirm: Confirm) -> Qube | None:
-        found = candidates(device)
-        if device.attachment is not None:
-            return None
+    async def _choose(self, device: USBDevice, starting: Qube | None) -> Qube | None:
+        async with self._owner.pace.turn(device.backend_domain.name):
+            found = self._owner.candidates(device, starting)
+            self._owner.tries.begin(device.port, anew=starting is not None)
         if len(found) == 1:
             vm, assignment = next(iter(found.items()))
             if assignment.mode.value != "ask-to-attach":
                 return vm
-        if not found:
+        if not found or device.attachment is not None:
             return None
         self.tried.set()
-        name = (await confirm(device, found)).strip()
+        name = (await self._owner.confirm(device, found)).strip()
         return next((vm for vm in found if vm.name == name), None)
 
-    async def _try(self, vm: Qube, device: USBDevice, assignment: Assignment) -> bool:
-        """Whether there is nothing left to do: it is attached, or never will be."""
+    def _still(self, vm: Qube, device: USBDevice) -> Assignment | None:
+        """The assignment, as long as it stands, and the device is there, free and wanted."""
+        now = USBDevice(device.port)
+        if now.device_id != device.device_id or not self._owner.wanted(device.port):
+            return None
+        if not (_ready(vm) and _ready(device.backend_domain)):
+            return None
+        if now.attachment is not None:
+            return None
+        if self._owner.suspending():
+            self._owner.postponed[device.port] = device
+            return None
+        return assigned(vm, now)
+
+    async def _pause(self, seconds: float) -> None:
+        """Pause, unless there is something else to do."""
         try:
-            await self._attach(vm, device, assignment)
-        except Exception as error:
-            text = sentence("UP-918", port=device.port, qube=vm.name, quoted=error)
-            vm.log.warning("%s", text)
-            return isinstance(error, ServiceError) and error.hopeless
-        return True
-
-    async def _renewed(self, pause: float) -> bool:
-        """Pause, unless the device appears again."""
-        if pause and not self._wake.is_set():
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-        return self._wake.is_set()
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
 
 
-def _still(vm: Qube, device: USBDevice) -> Assignment | None:
-    """The assignment, as long as it stands, the device is there and free, and the qube runs."""
-    now = USBDevice(device.port)
-    if now.device_id != device.device_id or now.attachment is not None or not vm.is_running():
-        return None
-    return assigned(vm, now)
+def _may_help(error: Exception) -> bool:
+    """Whether what failed may succeed when it is tried again."""
+    if isinstance(error, ServiceError):
+        return not error.hopeless
+    return not isinstance(error, QubesException)
+
+
+def _unescaped(error: Exception) -> str:
+    """A text for a log: the client alone formats it with `%`."""
+    return str(error).replace("%%", "%")
 
 
 class AutoAttach:
@@ -156,30 +181,111 @@ class AutoAttach:
         self,
         attach: Callable[[Qube, USBDevice, Assignment], Awaitable[None]],
         confirm: Confirm,
+        pace: Pace,
+        wanted: Callable[[Port], bool],
+        suspending: Callable[[], bool],
     ) -> None:
         self._attach = attach
         self._confirm = confirm
+        self.pace = pace
+        self.wanted = wanted
+        self.suspending = suspending
+        self.postponed: dict[Port, USBDevice] = {}
+        """What appeared while the computer was about to suspend."""
+        self._told: dict[tuple[str, Port], str] = {}
+        self.tries = Tries()
         self._chains: dict[Port, _Chain] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, device: USBDevice) -> asyncio.Event:
-        """Attach a device where it is assigned, if anywhere; the event tells of the first try."""
+    def start(self, device: USBDevice, starting: Qube | None = None) -> asyncio.Event:
+        """Attach a device where it is assigned, if anywhere; the event tells of the first try.
+
+        A qube that is `starting` gets it, whoever else has it assigned.
+        """
         chain = self._chains.get(device.port)
         if chain is None:
-            chain = self._chains[device.port] = _Chain(self._attach)
+            chain = self._chains[device.port] = _Chain(self)
             task = asyncio.ensure_future(self._run(device.port, chain))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        chain.add(device)
+        chain.add(device, starting)
         return chain.tried
 
     async def _run(self, port: Port, chain: _Chain) -> None:
         try:
-            await chain.run(self._confirm)
+            await chain.run()
         finally:
             del self._chains[port]
 
-    def stop(self) -> None:
-        """End everything that is under way."""
-        for task in self._tasks:
-            task.cancel()
+    def stop(self, port: Port) -> None:
+        """The user does something with the device in a port."""
+        self.postponed.pop(port, None)
+        if chain := self._chains.get(port):
+            chain.stop()
+
+    def resume(self) -> None:
+        """The computer resumed."""
+        postponed, self.postponed = self.postponed, {}
+        for device in postponed.values():
+            self.start(device)
+
+    def candidates(self, device: USBDevice, starting: Qube | None) -> dict[Qube, Assignment]:
+        """The qubes that get a device, if they are asked for: assignments first, then libvirt."""
+        found = {}
+        backend = device.backend_domain
+        for vm in (starting,) if starting else local_qubes(backend.app):
+            try:
+                if vm.klass == "AdminVM" or vm == backend:
+                    continue
+                if (assignment := assigned(vm, device)) is None:
+                    self.tell_mismatch(vm, device)
+                elif _ready(vm) and self._possible(vm, device, assignment):
+                    found[vm] = assignment
+            except Exception as error:  # of one qube only, such as libvirt's
+                vm.log.warning("%s", sentence("UP-923", qube=vm.name, reason=error))
+        return found
+
+    def _possible(self, vm: Qube, device: USBDevice, assignment: Assignment) -> bool:
+        """Whether it is worth a try; what can never be attached is told once."""
+        try:
+            require_possible(vm, device.port, assignment.options)
+        except QubesException as error:
+            text = sentence("UP-918", port=device.port, qube=vm.name, quoted=_unescaped(error))
+            if self._told.get((vm.name, device.port)) != text:
+                self._told[vm.name, device.port] = text
+                vm.log.warning("%s", text)
+            return False
+        return True
+
+    def tell_mismatch(self, vm: Qube, device: VirtualDevice) -> None:
+        """Tell once that another device is in an assigned port."""
+        other = mismatch(vm, device)
+        key, value = (vm.name, device.port), device.device_id
+        if other is None or self._told.get(key) == value or not vm.is_running():
+            return
+        self._told[key] = value
+        text = sentence(
+            "UP-920", port=device.port, device=value, qube=vm.name, wanted=other.device_id
+        )
+        vm.log.warning("%s", text)
+
+    def forget(self, name: str) -> None:
+        """A qube ended: what was told of it may be told again."""
+        for key in [key for key in self._told if name in (key[0], key[1].backend_domain.name)]:
+            del self._told[key]
+        self.tries.forget(name)
+
+    async def attempt(
+        self, vm: Qube, device: USBDevice, assignment: Assignment
+    ) -> Exception | None:
+        """Try to attach; what failed, or None."""
+        try:
+            await self._attach(vm, device, assignment)
+        except Exception as error:
+            return error
+        self.tries.attached(device.port)
+        return None
+
+    def confirm(self, device: USBDevice, found: Mapping[Any, Assignment]) -> Awaitable[str]:
+        """Ask the user."""
+        return self._confirm(device, found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which device is where: changing it, noticing that it changed, and telling each change once.
+"""Attaching and detaching, one request for a port after the other, and each told once.
 
 A change is seen twice: by whoever asks for it (DeviceCollection.attach and detach in
 qubes/devices.py fire the event after our handler), and in QubesDB, before, after or never.
@@ -9,20 +9,16 @@ So a port is *held* from the request until that event, and what QubesDB says of 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from subprocess import CalledProcessError
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from usb_proxy.dom0 import ledger, records, services
-from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
-from usb_proxy.dom0.notices import Notices, Task, fire, qube
+from usb_proxy.dom0 import records, requests, services
+from usb_proxy.dom0.device import USBDevice
 from usb_proxy.dom0.qubesd import (
-    DeviceAlreadyAttached,
-    DeviceNotAssigned,
-    Port,
     QubesException,
     QubesVMNotRunningError,
     UnrecognizedDevice,
@@ -30,8 +26,11 @@ from usb_proxy.dom0.qubesd import (
 from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
+    from usb_proxy.dom0 import ledger
+    from usb_proxy.dom0.looks import Looks
     from usb_proxy.dom0.policy import CallRules
-    from usb_proxy.dom0.qubesd import Qube
+    from usb_proxy.dom0.qubesd import Port, Qube
+    from usb_proxy.dom0.wishes import Wishes
 
 SETTLE_SECONDS = 3.0
 """How long QubesDB may take to show what a service has done: it is not the same connection."""
@@ -39,14 +38,6 @@ SETTLE_SECONDS = 3.0
 EVENT_SECONDS = 10.0
 """How long after a request qubesd may take to fire its event, which it does not if another
 extension objects; then the change is told as one that was only seen."""
-
-REST_SECONDS = 5.0
-"""A device that was just taken from a qube is not attached again by itself for this long: some
-leave the bus and come back when they are given back to their driver."""
-
-QUIET_SECONDS = 0.1
-"""A backend that writes all the time is looked at ten times a second, or less often if looking
-takes long, and not at each write: one tenth of a processor is all that it gets."""
 
 
 @dataclass
@@ -60,83 +51,36 @@ class _Hold:
 
 
 class Attachments:
-    """All that is known; `appeared` is called with each device that is there and free."""
+    """All requests."""
 
-    def __init__(self, rules: CallRules, appeared: Callable[[USBDevice], object]) -> None:
+    def __init__(self, rules: CallRules, looks: Looks, wishes: Wishes) -> None:
         self._rules = rules
-        self._appeared = appeared
-        self._notices = Notices(self._came)
-        self._known: dict[str, dict[str, ledger.Seen]] = {}
+        self._looks = looks
+        self._wishes = wishes
+        self._known = looks.known
         self._held: dict[Port, _Hold] = {}
+        looks.held = self._held
         self._locks: WeakValueDictionary[Port, asyncio.Lock] = WeakValueDictionary()
-        self._waiting: set[asyncio.Event] = set()
-        self._quiet: dict[str, bool] = {}
-        self._resting: dict[Port, str] = {}
+        self._waiting: dict[Port, asyncio.Event] = {}
+        looks.looked = self._looked
 
-    def load(self, backend: Qube) -> None:
-        """Take what there is as known: qubesd has just started, or the qube is new."""
-        self._known[backend.name] = self._look(backend) or {}
+    def _looked(self, port: Port) -> None:
+        """A port that is held was about to be looked at."""
+        if waiting := self._waiting.get(port):
+            waiting.set()
 
-    def forget(self, vm: Qube) -> None:
-        """A qube exists no more."""
-        self._known.pop(vm.name, None)
-
-    def changed(self, backend: Qube) -> None:
-        """QubesDB of a backend changed."""
-        for event in self._waiting:
-            event.set()
-        if backend.name in self._quiet:
-            self._quiet[backend.name] = True
-            return
-        started = time.monotonic()
-        self.update(backend)
-        quiet = max(QUIET_SECONDS, 9 * (time.monotonic() - started))
-        self._quiet[backend.name] = False
-        asyncio.get_running_loop().call_later(quiet, self._end_quiet, backend)
-
-    def _end_quiet(self, backend: Qube) -> None:
-        if self._quiet.pop(backend.name, False):
-            self.changed(backend)
+    def close(self) -> None:
+        """Wait for nothing any more."""
+        for hold in self._held.values():
+            if hold.timer:
+                hold.timer.cancel()
 
     async def stopped(self, vm: Qube) -> None:
-        """A qube ended: what it had and what it exposed is told before this returns."""
-        tasks = []
-        for name, known in list(self._known.items()):
-            if name == vm.name or any(seen.frontend == vm.name for seen in known.values()):
-                backend = vm if name == vm.name else qube(vm, name)
-                tasks += self.update(backend, stopped=vm.name) if backend else []
-        await asyncio.gather(*tasks)
-
-    def update(self, backend: Qube, stopped: str | None = None) -> list[Task]:
-        """Tell what changed at a backend; the tasks end when everybody was told."""
-        known = self._known.setdefault(backend.name, {})
-        seen = {} if backend.name == stopped else self._look(backend, stopped)
-        if seen is None:
-            return []
-        held = {port.port_id for port in self._held if port.backend_domain == backend}
-        changes = list(ledger.changes(known, seen, held))
-        for change in changes:
-            known.pop(change.port, None)
-            if change.port in seen:
-                known[change.port] = seen[change.port]
-        if any(change.removed or change.added for change in changes):
-            fire(backend, f"device-list-change:{DEVICE_CLASS}")
-        return [self._notices.tell(backend, change) for change in changes]
-
-    @staticmethod
-    def _look(backend: Qube, stopped: str | None = None) -> dict[str, ledger.Seen] | None:
-        """What there is now; None if that cannot be told, which the next look will do."""
-        found = {}
-        try:
-            for port in records.ports(backend):
-                device = USBDevice.at(backend, port)
-                vm = device.attachment
-                frontend = None if vm is None or vm.name == stopped else vm.name
-                found[str(port)] = ledger.Seen(device.device_id, frontend)
-        except Exception as error:  # libvirt's, of one of the frontends
-            backend.log.warning("%s", sentence("UP-922", qube=backend.name, reason=error))
-            return None
-        return found
+        """A qube ended; what it was just given has gone from it, too."""
+        for port, hold in list(self._held.items()):
+            if hold.frontend == vm.name:
+                records.end(port.backend_domain, port.port_id, vm.name)
+        await self._looks.stopped(vm)
 
     async def attach(self, vm: Qube, device: USBDevice) -> None:
         """Attach a device; a QubesException says why it cannot be."""
@@ -146,22 +90,19 @@ class Attachments:
             seen = self._seen(port)
             if seen is None or seen.device_id != device.device_id:
                 raise UnrecognizedDevice(sentence("UP-903", port=port))
-            await self._request(port, _Hold(vm.name, detaching=False), vm)
+            told = services.told(vm, device)
+            await self._request(port, _Hold(vm.name, detaching=False), vm, told)
+            self._wishes.wanted(port, vm.name)
+            self._looks.learn(port)
 
     async def detach(self, vm: Qube, port: Port) -> None:
         """Take a device from a qube; it can be attached to another one when this returns."""
         async with self._turn(port):
             seen = self._seen(port)
             if seen is None or seen.frontend != vm.name:
-                raise DeviceNotAssigned(sentence("UP-904", port=port, qube=vm.name))
+                raise requests.NotAttached(sentence("UP-904", port=port, qube=vm.name))
             await self._request(port, _Hold(vm.name, detaching=True), vm)
-            self._resting[port] = seen.device_id
-            loop = asyncio.get_running_loop()
-            loop.call_later(REST_SECONDS, self._resting.pop, port, None)
-
-    def _came(self, device: USBDevice) -> None:
-        if self._resting.get(device.port) != device.device_id:
-            self._appeared(device)
+            self._wishes.let_go(port, seen.device_id, vm.name)
 
     def _seen(self, port: Port) -> ledger.Seen | None:
         return self._known[port.backend_domain.name].get(port.port_id)
@@ -175,20 +116,30 @@ class Attachments:
             known[port.port_id] = known[port.port_id]._replace(frontend=frontend)
             self._release(port, hold)
 
-    async def _request(self, port: Port, hold: _Hold, vm: Qube) -> None:
+    async def _request(self, port: Port, hold: _Hold, vm: Qube, told: str = "") -> None:
         self._held[port] = hold
-        backend = port.backend_domain
         try:
             if hold.detaching:
                 await self._detach(vm, port)
             else:
-                await services.attach(vm, backend, port.port_id, self._rules)
+                await self._attach(vm, port, told)
             await self._settle(vm, port, hold.detaching)
         except BaseException:
             self._release(port, hold)
             raise
         loop = asyncio.get_running_loop()
         hold.timer = loop.call_later(EVENT_SECONDS, self._release, port, hold)
+
+    async def _attach(self, vm: Qube, port: Port, told: str) -> None:
+        backend = port.backend_domain
+        try:
+            await services.attach(vm, backend, port.port_id, self._rules, told)
+        except QubesException as error:
+            if isinstance(error.__cause__, CalledProcessError):
+                # It failed: what the key says of it is not so, or only for a moment.
+                records.end(backend, port.port_id, vm.name)
+            raise
+        records.begin(backend, port.port_id)
 
     @staticmethod
     async def _detach(vm: Qube, port: Port) -> None:
@@ -201,7 +152,7 @@ class Attachments:
     async def _settle(self, vm: Qube, port: Port, detaching: bool) -> None:
         """Wait until QubesDB says it, too, or for a while."""
         wake = asyncio.Event()
-        self._waiting.add(wake)
+        self._waiting[port] = wake
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 while (USBDevice(port).attachment == vm) is detaching:
@@ -211,7 +162,7 @@ class Attachments:
             verb = "detached from" if detaching else "attached to"
             vm.log.warning("%s", sentence("UP-921", port=port, done=verb, qube=vm.name))
         finally:
-            self._waiting.discard(wake)
+            del self._waiting[port]
 
     def _release(self, port: Port, hold: _Hold) -> None:
         """End a hold, and tell what was seen meanwhile."""
@@ -220,7 +171,7 @@ class Attachments:
             hold.told.set()
             if hold.timer:
                 hold.timer.cancel()
-            self.update(port.backend_domain)
+            self._looks.refresh(port)
 
     @asynccontextmanager
     async def _turn(self, port: Port) -> AsyncIterator[None]:
@@ -228,20 +179,20 @@ class Attachments:
         async with self._locks.setdefault(port, asyncio.Lock()):
             if hold := self._held.get(port):
                 await hold.told.wait()
-            self.update(port.backend_domain)
+            # What was seen is told first; a handler that waits for this very request is not.
+            while (task := self._looks.refresh(port)) is not None:
+                if not (await asyncio.wait([task], timeout=EVENT_SECONDS))[0]:
+                    break
             yield
 
 
 def _require_attachable(vm: Qube, device: USBDevice) -> None:
     backend = device.backend_domain
-    if vm.klass == "AdminVM":
-        raise QubesException(sentence("UP-905"))
-    if vm == backend:
-        raise QubesException(sentence("UP-906", port=device.port, qube=vm.name))
+    requests.require_possible(vm, device.port, {})
     for side in (vm, backend):
         if not side.is_running():
             raise QubesVMNotRunningError(side)
         if side.get_power_state() in ("Paused", "Suspended"):
             raise QubesException(sentence("UP-907", qube=side.name))
     if holder := device.attachment:
-        raise DeviceAlreadyAttached(sentence("UP-908", port=device.port, qube=holder.name))
+        raise requests.AlreadyAttached(sentence("UP-908", port=device.port, qube=holder.name))

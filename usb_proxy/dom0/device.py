@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from usb_proxy.dom0 import records, untrusted
@@ -21,6 +21,14 @@ DEVICE_CLASS = "usb"
 
 UNKNOWN = "unknown"
 """What DeviceInfo has for a text that nobody knows."""
+
+UNKNOWN_IDS = "0000:0000"
+
+
+@lru_cache(maxsize=1024)
+def _interface(code: str) -> DeviceInterface:
+    """One interface; making it costs more than all else of a device."""
+    return DeviceInterface(code, DEVICE_CLASS)
 
 
 class USBDevice(DeviceInfo):
@@ -65,16 +73,20 @@ class USBDevice(DeviceInfo):
     @property
     def interfaces(self) -> list[DeviceInterface]:
         """Class, subclass and protocol of each interface."""
-        found = [DeviceInterface(code, DEVICE_CLASS) for code in self._interface_codes]
+        found = list(map(_interface, self.interface_codes))
         return found or super().interfaces
 
     @property
     def device_id(self) -> str:
-        """`VID:PID:SERIAL:uCCSSPP…`, as DeviceInfo.device_id wants it; its default if unknown."""
-        if self._said is None:
-            return super().device_id
-        interfaces = "".join(map(repr, self.interfaces))
-        return f"{self._said.vendor}:{self._said.product}:{self._said.serial}:{interfaces}"
+        """`VID:PID:SERIAL:uCCSSPP…`, as DeviceInfo.device_id wants it; zeros if unknown."""
+        identity = f"{self.ids}:{self._said.serial if self._said else ''}"
+        interfaces = "".join(f"u{code}" for code in self.interface_codes) or "?******"
+        return f"{identity}:{interfaces}"
+
+    @property
+    def ids(self) -> str:
+        """`VID:PID`; zeros if unknown."""
+        return f"{self._said.vendor}:{self._said.product}" if self._said else UNKNOWN_IDS
 
     @property
     def description(self) -> str:
@@ -100,12 +112,22 @@ class USBDevice(DeviceInfo):
     def _bus_id(self) -> BusId | None:
         return untrusted.bus_id(self.port_id)
 
-    @cached_property
-    def _said(self) -> Description | None:
-        return untrusted.description(self._read("desc"))
+    @property
+    def present(self) -> bool:
+        """Whether there is a device in the port, whatever it says."""
+        return self._desc is not None
 
     @cached_property
-    def _interface_codes(self) -> list[str]:
+    def _desc(self) -> bytes | None:
+        return self._read("desc")
+
+    @cached_property
+    def _said(self) -> Description | None:
+        return untrusted.description(self._desc)
+
+    @cached_property
+    def interface_codes(self) -> list[str]:
+        """`CCSSPP` of each interface; none if the backend does not say."""
         return untrusted.interfaces(self._read("interfaces"))
 
     @cached_property

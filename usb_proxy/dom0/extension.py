@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from usb_proxy.dom0 import records, untrusted
-from usb_proxy.dom0.assignments import AutoAttach, wanted
+from usb_proxy.dom0 import kinds, records, untrusted
+from usb_proxy.dom0.assignments import AutoAttach, assigned, assignments
 from usb_proxy.dom0.attachments import Attachments
-from usb_proxy.dom0.device import USBDevice
+from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
+from usb_proxy.dom0.looks import Looks
+from usb_proxy.dom0.notices import qube
+from usb_proxy.dom0.pace import Pace
 from usb_proxy.dom0.policy import RUN_POLICY, CallRules
 from usb_proxy.dom0.qubesd import (
     Extension,
     Port,
     QubesException,
-    QubesValueError,
     UnrecognizedDevice,
+    VirtualDevice,
     confirm_device_attachment,
     handler,
-    local_qubes,
 )
+from usb_proxy.dom0.requests import require_possible
+from usb_proxy.dom0.wishes import Wishes
 from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
@@ -34,6 +39,10 @@ START_SECONDS = 10.0
 """A starting qube waits this long for the first try to attach what is assigned to it."""
 
 
+_BY_ITSELF: ContextVar[bool] = ContextVar("by itself", default=False)
+"""Whether a request is this extension's own, and not the user's; tasks inherit it."""
+
+
 class USBProxyExtension(Extension):
     """USB devices of qubes, class `usb`."""
 
@@ -41,9 +50,26 @@ class USBProxyExtension(Extension):
 
     def __init__(self) -> None:
         super().__init__()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is known."""
         self.rules = CallRules(self.policy_folder)
-        self.assignments = AutoAttach(self._attach_assigned, confirm_device_attachment)
-        self.attachments = Attachments(self.rules, self.assignments.start)
+        self.pace = Pace()
+        self.wishes = Wishes()
+        self._resuming: set[asyncio.Task[None]] = set()
+        self.looks = Looks(self.pace, self.wishes, self._appeared)
+        self.assignments = AutoAttach(
+            self._attach_assigned,
+            confirm_device_attachment,
+            self.pace,
+            self.wishes.free,
+            self.looks.off,
+        )
+        self.attachments = Attachments(self.rules, self.looks, self.wishes)
+
+    def _appeared(self, device: USBDevice) -> None:
+        self.assignments.start(device)
 
     # Listing: synchronous, and QubesDB alone is read (qubes/devices.py).
 
@@ -59,20 +85,19 @@ class USBProxyExtension(Extension):
     ) -> Iterator[USBDevice]:
         """The device in one port of a qube, if there is one."""
         port = untrusted.bus_id(port_id)
-        if port is not None and records.read(vm, port, "desc") is not None:
-            yield USBDevice.at(vm, port)
+        if port is not None and vm.is_running():
+            device = USBDevice.at(vm, port)
+            if device.present:
+                yield device
 
     @handler("device-list-attached:usb")
     def on_device_list_attached(
         self, vm: Qube, _event: str, **_kwargs: object
     ) -> Iterator[tuple[USBDevice, dict[str, str]]]:
         """The devices that a qube has from others."""
-        for backend in local_qubes(vm.app):
-            for port in records.ports(backend):
-                if records.frontend(backend, port) == vm.name:
-                    device = USBDevice.at(backend, port)
-                    if device.attachment == vm:
-                        yield device, {}
+        if vm.is_running():
+            for device in self.looks.attached(vm):
+                yield device, {}
 
     # Requests: the work is done before, the event itself only says that it is done.
 
@@ -83,8 +108,9 @@ class USBProxyExtension(Extension):
         """Attach a device; the exception's text is what the user reads."""
         if not isinstance(device, USBDevice):
             raise UnrecognizedDevice(sentence("UP-901", device=device.port))
-        if options:
-            raise QubesValueError(sentence("UP-902", option=min(options)))
+        require_possible(vm, device.port, options)
+        if not _BY_ITSELF.get():
+            self.assignments.stop(device.port)
         await self.attachments.attach(vm, device)
 
     @handler("device-pre-detach:usb")
@@ -92,6 +118,7 @@ class USBProxyExtension(Extension):
         self, vm: Qube, _event: str, port: Port, **_kwargs: object
     ) -> None:
         """Detach a device; the exception's text is what the user reads."""
+        self.assignments.stop(port)
         await self.attachments.detach(vm, port)
 
     @handler("device-attach:usb")
@@ -106,10 +133,23 @@ class USBProxyExtension(Extension):
 
     # Assignments.
 
+    @handler("device-pre-assign:usb")
+    async def on_device_pre_assign(
+        self, vm: Qube, _event: str, device: Any, options: dict[str, str], **_kwargs: object
+    ) -> None:
+        """Refuse what could never be attached: it is in memory already (qubes/devices.py)."""
+        try:
+            require_possible(vm, device.port, options, device.device_id)
+        except QubesException:
+            devices = vm.devices["usb"]
+            for assignment in [one for one in devices.get_assigned_devices() if one == device]:
+                await devices.unassign(assignment)
+            raise
+
     @handler("domain-start")
     async def on_domain_start(self, vm: Qube, _event: str, **_kwargs: object) -> None:
         """Attach what is assigned; an exception here would end the qube (qubes/vm/qubesvm.py)."""
-        tried = [asyncio.ensure_future(event.wait()) for event in self._attach_all(vm)]
+        tried = [asyncio.ensure_future(event.wait()) for event in self._attach_all(vm, starts=True)]
         if tried:
             _, late = await asyncio.wait(tried, timeout=START_SECONDS)
             for task in late:
@@ -122,23 +162,45 @@ class USBProxyExtension(Extension):
         One that suspends by itself is resumed, the others are unpaused (QubesVM.resume).
         """
         if vm.get_power_state() == "Running":
-            self._attach_all(vm)
+            task = asyncio.ensure_future(self._resume(vm))
+            self._resuming.add(task)
+            task.add_done_callback(self._resuming.discard)
 
-    def _attach_all(self, vm: Qube) -> list[asyncio.Event]:
-        """Start attaching what is assigned to a qube, and what it exposes."""
+    async def _resume(self, vm: Qube) -> None:
+        await self.looks.resumed(vm)
+        self.assignments.resume()
+        for port, name in list(self.wishes.asleep(vm.name)):
+            frontend = qube(vm, name)
+            if frontend is None or not self.looks.off(frontend, port.backend_domain):
+                self.wishes.wanted(port)
+                self.assignments.start(USBDevice(port), frontend)
+        self._attach_all(vm, starts=False)
+
+    def _attach_all(self, vm: Qube, *, starts: bool) -> list[asyncio.Event]:
+        """Start attaching what is assigned to a qube, and what it exposes: no QubesDB is read."""
         tried = []
         try:
-            for backend in local_qubes(vm.app):
-                for port in records.ports(backend):
-                    device = USBDevice.at(backend, port)
-                    if backend == vm or wanted(vm, device):
-                        tried.append(self.assignments.start(device))
+            own = any(assignments(vm)) or kinds.has_patterns(vm)
+            for name, known in self.looks.known.items():
+                backend = vm if name == vm.name else qube(vm, name) if own else None
+                for port, seen in known.items():
+                    if backend is None or seen.frontend is not None:
+                        continue
+                    virtual = VirtualDevice(Port(backend, port, DEVICE_CLASS), seen.device_id)
+                    if backend != vm and not assigned(vm, virtual):
+                        self.assignments.tell_mismatch(vm, virtual)
+                        continue
+                    if starts:
+                        self.wishes.wanted(virtual.port)
+                    starting = vm if starts and backend != vm else None
+                    tried.append(self.assignments.start(USBDevice(virtual.port), starting))
         except Exception as error:
             vm.log.warning("%s", sentence("UP-923", qube=vm.name, reason=error))
         return tried
 
     async def _attach_assigned(self, vm: Qube, device: USBDevice, assignment: Assignment) -> None:
         """What DeviceCollection.attach does, without its check for what is attached."""
+        _BY_ITSELF.set(True)
         options = assignment.options
         await vm.fire_event_async(
             "device-pre-attach:usb", pre_event=True, device=device, options=options
@@ -152,7 +214,7 @@ class USBProxyExtension(Extension):
         """Watch a qube; dom0's is loaded once, when qubesd starts."""
         vm.watch_qdb_path(untrusted.ROOT)
         if event == "domain-load":
-            self.attachments.load(vm)
+            self.looks.load(vm)
             if vm.klass == "AdminVM" and not vm.app.vmm.offline_mode:
                 try:
                     self.rules.clear()
@@ -162,20 +224,22 @@ class USBProxyExtension(Extension):
     @handler(f"domain-qdb-change:{untrusted.ROOT}")
     def on_qdb_change(self, vm: Qube, _event: str, **_kwargs: object) -> None:
         """A backend changed something; it says so after each change."""
-        self.attachments.changed(vm)
+        self.looks.changed(vm)
 
     @handler("domain-shutdown")
     async def on_domain_shutdown(self, vm: Qube, _event: str, **_kwargs: object) -> None:
         """A qube ended, or was killed."""
+        self.assignments.forget(vm.name)
         await self.attachments.stopped(vm)
 
     @handler("domain-delete", system=True)
     def on_domain_delete(self, _app: object, _event: str, vm: Qube, **_kwargs: object) -> None:
         """A qube was removed, as each disposable is."""
-        self.attachments.forget(vm)
+        self.looks.forget(vm)
+        self.assignments.forget(vm.name)
 
     @handler("qubes-close", system=True)
     def on_qubes_close(self, _app: object, _event: str, **_kwargs: object) -> None:
-        """qubesd ends."""
-        self.assignments.stop()
-        self.rules.clear()
+        """Keep no qube: the platform's tests look for what is left (qubes/tests/__init__.py)."""
+        self.attachments.close()
+        self._begin()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
 
@@ -25,25 +24,21 @@ class Change(NamedTuple):
     attached: str | None
 
 
-def changes(
-    known: Mapping[str, Seen], seen: Mapping[str, Seen], held: Container[str]
-) -> Iterator[Change]:
-    """What to tell so that `known` becomes `seen`, but for ports that are `held`.
+def change(port: str, old: Seen | None, new: Seen | None) -> Change | None:
+    """What to tell of a port so that `old` becomes `new`; None if there is nothing.
 
     Another device in the same port is one removed and one added, whatever was missed in between.
     """
-    for port in sorted(known.keys() | seen.keys()):
-        old, new = known.get(port), seen.get(port)
-        if port in held or old == new:
-            continue
-        another = old is None or new is None or old.device_id != new.device_id
-        before = old.frontend if old else None
-        after = new.frontend if new else None
-        moved = another or before != after
-        yield Change(
-            port,
-            detached=before if moved else None,
-            removed=another and old is not None,
-            added=another and new is not None,
-            attached=after if moved else None,
-        )
+    if old == new:
+        return None
+    another = old is None or new is None or old.device_id != new.device_id
+    before = old.frontend if old else None
+    after = new.frontend if new else None
+    moved = another or before != after
+    return Change(
+        port,
+        detached=before if moved else None,
+        removed=another and old is not None,
+        added=another and new is not None,
+        attached=after if moved else None,
+    )

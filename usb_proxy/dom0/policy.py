@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The rules that allow a frontend its one call: there while dom0's own call runs, and no longer.
 
+The file is only ever replaced, by an empty one when nothing is allowed: the parser lists the
+folder and then opens, and a file that is gone in between fails the call that is being decided.
+
 `qrexec/policy/parser.py` of qubes-core-qrexec reads `*.policy` of this folder and of
 `/etc/qubes/policy.d` sorted by name, skips hidden files, and refuses *every* call of the machine
 if a name has another character than `a-z0-9_.-`, or a line is wrong.
@@ -14,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from usb_proxy.dom0 import rules
 from usb_proxy.dom0.qubesd import QubesException
-from usb_proxy.errors import reason, sentence
+from usb_proxy.errors import in_words, reason, sentence
 from usb_proxy.idents import BusId, DomainName
 
 if TYPE_CHECKING:
@@ -24,8 +28,7 @@ if TYPE_CHECKING:
 RUN_POLICY = Path("/run/qubes/policy.d")
 """RUNTIME_POLICY_PATH of qubes-core-qrexec: gone after a reboot."""
 
-FILE_NAME = "32-usb-proxy-attach.policy"
-"""After the user's 30-user.policy, before 35-compat.policy and this project's denying defaults."""
+FILE_NAME = rules.FILE_NAME
 
 _HEADER = "# Written by qubesd while USB devices are being attached. Changes are lost.\n"
 
@@ -51,33 +54,46 @@ class CallRules:
             self._rules += Counter()  # drops what nobody needs any more
             try:
                 self._write()
-            except QubesException:
-                self._remove()  # the other calls may fail, but nothing stays allowed
+            except QubesException as error:
+                self._empty(error)  # the other calls may fail, but nothing stays allowed
                 raise
 
     def clear(self) -> None:
-        """Remove what a qubesd that was killed left behind."""
+        """Take back what a qubesd that was killed left behind."""
         self._rules.clear()
-        self._remove()
+        try:
+            left = self._file.stat().st_size > 0
+            self._temporary.unlink(missing_ok=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise QubesException(
+                sentence("UP-916", path=self._file, reason=reason(error))
+            ) from error
+        if left:
+            self._write()
 
     def _write(self) -> None:
-        if not self._rules:
-            self._remove()
-            return
+        rules = "".join(sorted(self._rules))
         try:
             self._temporary.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(self._temporary, flags, 0o640), "w", encoding="ascii") as file:
-                file.write(_HEADER + "".join(sorted(self._rules)))
+                file.write(rules and _HEADER + rules)
             self._temporary.replace(self._file)
+        except FileNotFoundError as error:
+            raise QubesException(sentence("UP-941", path=self._file.parent)) from error
         except OSError as error:
             raise QubesException(
                 sentence("UP-915", path=self._file, reason=reason(error))
             ) from error
 
-    def _remove(self) -> None:
-        for path in (self._file, self._temporary):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise QubesException(sentence("UP-916", path=path, reason=reason(error))) from error
+    def _empty(self, before: QubesException) -> None:
+        """Where no other file can be written: the one that is there has no rule any more."""
+        try:
+            os.truncate(self._file, 0)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            text = sentence("UP-916", path=self._file, reason=reason(error))
+            raise QubesException(in_words([before, text])) from error

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
         async def fire_event_async(
             self, event: str, pre_event: bool = ..., **kwargs: object
         ) -> object: ...
-        async def run_service_for_stdio(self, *args: str, **kwargs: object) -> object: ...
+        async def run_service_for_stdio(
+            self, *args: str, **kwargs: object
+        ) -> tuple[bytes | None, bytes | None]: ...
 
     class QubesException(Exception):
         """Its text is shown to the user (qubes/exc.py)."""
@@ -57,7 +59,16 @@ if TYPE_CHECKING:
     class DeviceInterface:
         def __init__(self, interface_encoding: str, devclass: str | None = None) -> None: ...
 
-    class DeviceInfo:
+    class VirtualDevice:
+        port: Port
+        port_id: str
+        backend_domain: Qube
+
+        def __init__(self, port: Port, device_id: str | None = None) -> None: ...
+        @property
+        def device_id(self) -> str: ...
+
+    class DeviceInfo(VirtualDevice):
         port: Port
         port_id: str
         backend_domain: Qube
@@ -74,6 +85,10 @@ if TYPE_CHECKING:
         @property
         def interfaces(self) -> list[DeviceInterface]: ...
 
+    def DeviceAssignment(
+        device: VirtualDevice, frontend_domain: Qube, options: dict[str, str], mode: str
+    ) -> Assignment: ...
+
     class Assignment(Protocol):
         port_id: str
         device_id: str
@@ -81,7 +96,7 @@ if TYPE_CHECKING:
         mode: Any
         options: dict[str, object]
 
-        def matches(self, device: DeviceInfo) -> bool: ...
+        def matches(self, device: VirtualDevice) -> bool: ...
 
     class Extension: ...
 
@@ -91,7 +106,13 @@ if TYPE_CHECKING:
     ) -> Awaitable[str]: ...
 else:
     import qubes.vm  # noqa: F401 (qubes.ext.handler looks it up)
-    from qubes.device_protocol import DeviceInfo, DeviceInterface, Port
+    from qubes.device_protocol import (
+        DeviceAssignment,
+        DeviceInfo,
+        DeviceInterface,
+        Port,
+        VirtualDevice,
+    )
     from qubes.exc import (
         DeviceAlreadyAttached,
         DeviceNotAssigned,
@@ -105,6 +126,7 @@ else:
 
 __all__ = [
     "DeviceAlreadyAttached",
+    "DeviceAssignment",
     "DeviceInfo",
     "DeviceInterface",
     "DeviceNotAssigned",
@@ -114,6 +136,7 @@ __all__ = [
     "QubesVMNotRunningError",
     "QubesValueError",
     "UnrecognizedDevice",
+    "VirtualDevice",
     "confirm_device_attachment",
     "handler",
     "local_qubes",

@@ -7,11 +7,13 @@ import asyncio
 from subprocess import DEVNULL, CalledProcessError
 from typing import TYPE_CHECKING
 
+from usb_proxy.dom0.device import UNKNOWN_IDS
 from usb_proxy.dom0.qubesd import QubesException
-from usb_proxy.errors import ExitCode, RequestError, printable, sentence
+from usb_proxy.errors import ExitCode, RequestError, in_words, printable, sentence
 from usb_proxy.idents import STUB_DOMAIN_SUFFIX, BusId, DomainName
 
 if TYPE_CHECKING:
+    from usb_proxy.dom0.device import USBDevice
     from usb_proxy.dom0.policy import CallRules
     from usb_proxy.dom0.qubesd import Qube
 
@@ -23,6 +25,9 @@ DETACH_SECONDS = 60.0
 REFUSED = 126
 """qrexec's exit code for a call that was not allowed; 127 is a service that is not there."""
 NOT_INSTALLED = 127
+
+ANY_INTERFACE = "usb-any-interface"
+"""The feature of a qube that gets a device whatever it turns out to be."""
 
 _HOPELESS = frozenset({REFUSED, NOT_INSTALLED, ExitCode.REQUEST})
 
@@ -40,8 +45,25 @@ def has_stub_domain(vm: Qube) -> bool:
     return vm.virt_mode == "hvm" and bool(vm.features.check_with_template("stubdom-qrexec", False))
 
 
-async def attach(vm: Qube, backend: Qube, port: str, rules: CallRules) -> None:
-    """Return when the device can be used in `vm`; ServiceError with the reason if it cannot."""
+def told(vm: Qube, device: USBDevice) -> str:
+    """What qubes.USBAttach is told that the device is, `VVVV:PPPP CCSSPP…`; may be nothing.
+
+    `*` is any interface, where the backend names none. A QubesException if the qube denies some.
+    """
+    if vm.features.check_with_template(ANY_INTERFACE, False):
+        return ""
+    if not device.interface_codes and getattr(vm, "devices_denied", None):
+        raise QubesException(sentence("UP-943", port=device.port, qube=vm.name))
+    if has_stub_domain(vm) or device.ids == UNKNOWN_IDS:
+        return ""
+    return f"{device.ids} {' '.join(dict.fromkeys(device.interface_codes)) or '*'}"
+
+
+async def attach(vm: Qube, backend: Qube, port: str, rules: CallRules, device: str = "") -> None:
+    """Return when the device can be used in `vm`; ServiceError with the reason if it cannot.
+
+    `device` is what `told` gives. Programs that know nothing of it read the first line alone.
+    """
     stubdom = has_stub_domain(vm)
     try:
         bus_id = BusId.parse(port)
@@ -50,7 +72,10 @@ async def attach(vm: Qube, backend: Qube, port: str, rules: CallRules) -> None:
     except RequestError as error:
         raise ServiceError(str(error), hopeless=True) from error
     with rules.allowing(source, target, bus_id):
-        await _call(vm, "qubes.USBAttach", f"{target} {bus_id}", ATTACH_SECONDS, stubdom)
+        request = f"{target} {bus_id}" + (f"\n{device}" if device else "")
+        untrusted_said = await _call(vm, "qubes.USBAttach", request, ATTACH_SECONDS, stubdom)
+    if b"[UP-" in untrusted_said:
+        vm.log.warning("%s", sentence("UP-942", qube=vm.name, quoted=printable(untrusted_said)))
 
 
 async def detach(vm: Qube, backend: Qube, port: str) -> None:
@@ -64,18 +89,18 @@ async def detach(vm: Qube, backend: Qube, port: str) -> None:
         try:
             request = f"{backend.name} {port}"
             await _call(vm, "qubes.USBDetach", request, DETACH_SECONDS, has_stub_domain(vm))
-        except QubesException:
-            raise error from None
+        except QubesException as second:
+            raise ServiceError(in_words([error, second])) from second
 
 
 async def _call(
     vm: Qube, service: str, request: str, seconds: float, stubdom: bool = False
-) -> None:
-    """Run a service (QubesVM.run_service_for_stdio in qubes/vm/qubesvm.py)."""
+) -> bytes:
+    """Run a service; gives its stderr (QubesVM.run_service_for_stdio in qubes/vm/qubesvm.py)."""
     options: dict[str, object] = {"stubdom": True} if stubdom else {}  # AdminVM's has none
     try:
         async with asyncio.timeout(seconds):
-            await vm.run_service_for_stdio(
+            _, untrusted_errors = await vm.run_service_for_stdio(
                 service, user="root", input=f"{request}\n".encode(), stdout=DEVNULL, **options
             )
     except CalledProcessError as error:
@@ -88,6 +113,7 @@ async def _call(
         raise ServiceError(
             sentence("UP-910", service=service, qube=vm.name, reason=error)
         ) from error
+    return untrusted_errors or b""
 
 
 def _failure(name: str, service: str, code: int, untrusted_errors: bytes | None) -> ServiceError:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 import string
+from binascii import unhexlify
 from collections.abc import Iterable
+from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from usb_proxy.errors import RequestError
-from usb_proxy.idents import BusId, DomainName
+from usb_proxy.idents import QUBESDB, BusId, DomainName
 
-ROOT = "/qubes-usb-devices"
+ROOT = QUBESDB
 
 VALUE_LIMIT = 4096
 """More than QubesDB can store for one key (QDB_MAX_DATA is 3072, qubesdb.h)."""
@@ -22,21 +25,36 @@ VALUE_LIMIT = 4096
 TEXT_LIMIT = 126
 """A string descriptor has 255 bytes at most: two for its head, two for each character."""
 
-DEVICES_LIMIT = 256
-"""Devices of one backend; a USB bus has 127."""
+DEVICES_LIMIT = 127
+"""Devices of one backend: as many as a USB bus has."""
+
+INTERFACES_LIMIT = 32
+"""Interfaces of one device: as many as a configuration has (USB_MAXINTERFACES, linux/usb.h)."""
+
+_ESCAPED_LIMIT = 4 * TEXT_LIMIT
+"""The same where each character is escaped, `\\x20`."""
+
+_KEPT = 4 * DEVICES_LIMIT
+"""Values whose meaning is kept: a list of what four qubes may expose costs no parsing again."""
 
 _LETTERS_DIGITS = string.ascii_letters + string.digits
-_TEXT = frozenset((_LETTERS_DIGITS + " ()+,-./:_&#").encode())
-_SERIAL = frozenset((_LETTERS_DIGITS + "-.:_").encode())
-"""What a device id keeps on its way through a qrexec argument, where `:` becomes `+`
-(VirtualDevice.repr_for_qarg in qubes/device_protocol.py)."""
+
+
+def _only(allowed: str) -> bytes:
+    """A table for bytes.translate with `_` for whatever is not allowed."""
+    return bytes(byte if chr(byte) in allowed else ord("_") for byte in range(256))
+
+
+_TEXT = _only(_LETTERS_DIGITS + " ()+,-./:_&#")
+_SERIAL = _only(_LETTERS_DIGITS + "#+-.:=@_")
+"""What udev leaves in ID_SERIAL_SHORT: stored assignments have it."""
 
 _BLANK = re.compile("_{7,}")
 """Seven in a row would come out of a qrexec argument as `?******` (VirtualDevice._parse)."""
 
 _IDS = re.compile(rb"([0-9a-fA-F]{4}):([0-9a-fA-F]{4})(?: (.*))?", re.DOTALL)
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
-_INTERFACE = re.compile(rb"[0-9a-fA-F]{6}")
+_INTERFACE = re.compile(rb"(?<![^:])[0-9a-fA-F]{6}(?![^:])")
 
 
 class Description(NamedTuple):
@@ -75,10 +93,15 @@ def bus_ids(untrusted_paths: Iterable[bytes | str]) -> list[BusId]:
 
 def description(untrusted_value: bytes | None) -> Description | None:
     """`VID:PID MANUFACTURER NAME SERIAL`; None if it does not even have the two numbers."""
-    match = _IDS.fullmatch((untrusted_value or b"")[:VALUE_LIMIT])
+    return _description((untrusted_value or b"")[:VALUE_LIMIT])
+
+
+@lru_cache(_KEPT)
+def _description(untrusted_value: bytes) -> Description | None:
+    match = _IDS.fullmatch(untrusted_value)
     if match is None:
         return None
-    untrusted_fields = [*(match[3] or b"").split(b" "), b"", b"", b""]
+    untrusted_fields = [*(match[3] or b"").split(b" ", 3), b"", b"", b""]
     return Description(
         match[1].decode().lower(),
         match[2].decode().lower(),
@@ -90,8 +113,13 @@ def description(untrusted_value: bytes | None) -> Description | None:
 
 def interfaces(untrusted_value: bytes | None) -> list[str]:
     """`:CCSSPP:CCSSPP:` as a list of six lower-case hexadecimal digits."""
-    untrusted_parts = (untrusted_value or b"")[:VALUE_LIMIT].split(b":")
-    return [part.decode().lower() for part in untrusted_parts if _INTERFACE.fullmatch(part)]
+    return list(_interfaces((untrusted_value or b"")[:VALUE_LIMIT]))
+
+
+@lru_cache(_KEPT)
+def _interfaces(untrusted_value: bytes) -> tuple[str, ...]:
+    found = islice(_INTERFACE.finditer(untrusted_value), INTERFACES_LIMIT)
+    return tuple(each[0].decode().lower() for each in found)
 
 
 def frontend(untrusted_value: bytes | None) -> DomainName | None:
@@ -102,8 +130,10 @@ def frontend(untrusted_value: bytes | None) -> DomainName | None:
         return None
 
 
-def _text(untrusted_field: bytes, allowed: frozenset[int]) -> str:
+def _text(untrusted_field: bytes, allowed: bytes) -> str:
     """Undo udev's escapes (ID_VENDOR_ENC, ID_MODEL_ENC) and replace what is not allowed."""
-    untrusted_bytes = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), untrusted_field)
-    safe = "".join(chr(byte) if byte in allowed else "_" for byte in untrusted_bytes.strip())
+    untrusted_bytes = _ESCAPE.sub(
+        lambda found: unhexlify(found[1]), untrusted_field[:_ESCAPED_LIMIT]
+    )
+    safe = untrusted_bytes.strip().translate(allowed).decode("ascii")
     return safe[:TEXT_LIMIT].strip()

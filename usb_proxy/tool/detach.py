@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from usb_proxy import detach
 from usb_proxy.idents import BusId, DomainName, parse_target
 from usb_proxy.tool import root
 from usb_proxy.tool.overview import overview
@@ -28,7 +27,9 @@ def main(_options: object, names: Sequence[str], host: Host) -> int:
             return _detach(host, each["backend"], each["device"])
     if not host.is_root():
         return root.run(host, ["detach", bus_id])
-    detach.take_back(host, bus_id)
+    from usb_proxy.backend import exports  # noqa: PLC0415
+
+    exports.take_back(host, bus_id)
     Screen(host).write(f"{bus_id} is back in this qube.\n")
     return 0
 
@@ -38,6 +39,8 @@ def _detach(host: Host, untrusted_backend: str, untrusted_device: str) -> int:
     target = parse_target(untrusted_device)
     if not host.is_root():
         return root.run(host, ["detach", f"{backend}:{target}"])
-    detach.here(host, backend, target)
+    from usb_proxy.frontend import imports  # noqa: PLC0415 (one wing is enough)
+
+    imports.detach(host, backend, target)
     Screen(host).write(f"{backend}:{target} is detached from this qube.\n")
     return 0

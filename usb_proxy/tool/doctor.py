@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from usb_proxy import vhci
 from usb_proxy.errors import ExitCode, UsbProxyError, printable, reason
+from usb_proxy.kernel import VHCI_DRIVER
 from usb_proxy.tool import drivers, files, findings, system
 from usb_proxy.tool.screen import Screen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from usb_proxy.host import Host
     from usb_proxy.tool.findings import Check, Finding
@@ -21,7 +21,6 @@ VERSION = 1
 BEFORE: tuple[Check, ...] = (system.qrexec, system.run_qubes, files.services)
 BACKEND: tuple[Check, ...] = (
     files.rpc_config,
-    files.sudoers,
     drivers.exporter_module,
     drivers.buses,
     drivers.slots,
@@ -29,11 +28,14 @@ BACKEND: tuple[Check, ...] = (
     files.udev_rules,
     drivers.qubesdb,
 )
-FRONTEND: tuple[Check, ...] = (drivers.importer_module, drivers.ports)
-AFTER: tuple[Check, ...] = (system.locks, system.leftovers, files.suspend_hook, files.byte_code)
+FRONTEND: tuple[Check, ...] = (drivers.importer_module, drivers.virtual_buses, drivers.ports)
+AFTER: tuple[Check, ...] = (
+    system.lock_folder,
+    system.leftovers,
+    files.suspend_hook,
+)
 
-MARKS = {findings.OK: "\N{CHECK MARK}", findings.WARNING: "!", findings.ERROR: "\N{BALLOT X}"}
-PLAIN_MARKS = {findings.OK: "+", findings.WARNING: "!", findings.ERROR: "x"}
+MARKS = {findings.OK: "+", findings.WARNING: "!", findings.ERROR: "x"}
 
 CODES = {
     findings.OK: ExitCode.OK,
@@ -49,32 +51,37 @@ def main(options: Collection[str], _names: object, host: Host) -> int:
     if "--json" in options:
         screen.write_json({"version": VERSION, "findings": found})
     else:
-        marks = MARKS if screen.is_utf8 else PLAIN_MARKS
         for finding in found:
             text = printable(finding["text"].encode("ascii", "replace"))
             repair = f"\n  run: {finding['repair']}" if finding["repair"] else ""
-            screen.write(f"{marks[finding['level']]} {text}{repair}\n")
+            screen.write(f"{MARKS[finding['level']]} {text}{repair}\n")
     return CODES[max((finding["level"] for finding in found), key=findings.LEVELS.index)]
 
 
 def examine(host: Host) -> Iterator[Finding]:
     """Everything that is found on the side, or sides, of this qube."""
-    is_backend = findings.has_controllers(host)
+    try:
+        is_backend = bool(findings.controllers(host))
+    except OSError as failure:
+        yield _failure(findings.controllers, failure, host)
+        is_backend = False
     sides = BACKEND if is_backend else ()
-    if not is_backend or host.exists(vhci.DRIVER):
+    if not is_backend or host.exists(VHCI_DRIVER):
         sides += FRONTEND
     for check in (*BEFORE, *sides, *AFTER):
         try:
             yield from check(host)
-        except (OSError, UsbProxyError) as failure:
+        except (OSError, ValueError, UsbProxyError) as failure:
             yield _failure(check, failure, host)
 
 
-def _failure(check: Check, failure: OSError | UsbProxyError, host: Host) -> Finding:
+def _failure(check: Callable[[Host], object], failure: Exception, host: Host) -> Finding:
     """What to tell of a check that came to no end."""
     name = check.__name__.replace("_", " ")
     if isinstance(failure, UsbProxyError):
         return findings.error(name, str(failure), None)
+    if not isinstance(failure, OSError):
+        return findings.error(name, f"cannot read what the kernel says: {failure}", None)
     text = f"cannot look at {failure.filename or name}: {reason(failure)}"
     if isinstance(failure, PermissionError) and not host.is_root():
         return findings.warning(name, text, findings.AS_ROOT)

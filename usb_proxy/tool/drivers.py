@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import os
-
-from usb_proxy import runstate, sysfs, usbip_host, vhci
+from usb_proxy import locks, sysfs
+from usb_proxy.backend import usbip_host
 from usb_proxy.errors import NoDeviceError, SystemLackError
-from usb_proxy.idents import BusId
-from usb_proxy.kernel import PortState
+from usb_proxy.frontend import vhci
+from usb_proxy.idents import QUBESDB, BusId, qubesdb_key
+from usb_proxy.kernel import VHCI_DRIVER, VHCI_MODULE, PortState
 from usb_proxy.tool import findings, overview
 from usb_proxy.tool.findings import error, ok, warning
 
@@ -33,7 +33,7 @@ def exporter_module(host: Host) -> Iterator[Finding]:
 
 def importer_module(host: Host) -> Iterator[Finding]:
     """The kernel's half of the importer."""
-    yield _module(host, vhci.MODULE, vhci.DRIVER)
+    yield _module(host, VHCI_MODULE, VHCI_DRIVER)
 
 
 def _module(host: Host, name: str, driver: str) -> Finding:
@@ -42,40 +42,57 @@ def _module(host: Host, name: str, driver: str) -> Finding:
         return ok("module", f"the kernel module {name} is loaded")
     for folder in MODPROBE_FOLDERS:
         for file in host.listing(folder):
-            text = host.read(f"{folder}/{file}") if file.endswith(".conf") else ""
+            text = findings.text(host, f"{folder}/{file}") if file.endswith(".conf") else ""
             for words in (line.split() for line in text.splitlines()):
                 if words[:1] == ["install"] and words[1:2] in ([name], [name.replace("-", "_")]):
                     said = f"{folder}/{file} keeps the kernel module {name} from being loaded"
                     repair = f"sed -i '/^ *install *{words[1]} /d' {folder}/{file}"
                     return error("module", said, repair)
-    release = os.uname().release
+    release = host.release()
     modules = f"/lib/modules/{release}"
     # Debian names them usbip-host.ko and vhci-hcd.ko; modules.dep(5), also .ko.xz and .ko.zst.
     if _is_listed(host, f"{modules}/modules.dep", name):
         return ok("module", f"the kernel module {name} is loaded when it is needed")
     for folder in (f"{modules}/kernel/drivers/usb/usbip", f"{modules}/updates"):
         if any(file.startswith(f"{name}.ko") for file in host.listing(folder)):
-            text = f"the list of kernel modules lacks {name}, which is there"
+            text = f"the kernel module {name} is there, but the list of modules lacks it"
             return error("module", text, f"depmod {release}")
-    # Most often the kernel is dom0's, and nothing here helps.
-    is_own = findings.is_debian(host) and host.exists(f"/boot/vmlinuz-{release}")
     text = f"the kernel {release} has no module {name}; use one with USB/IP"
-    install = f"apt-get install -y --reinstall linux-image-{release}"
-    return error("module", text, install if is_own else None)
+    return error("module", text, findings.package_of_modules(host, release))
 
 
 def _is_listed(host: Host, path: str, module: str) -> bool:
     try:
-        with open(host.root + path, encoding="ascii", errors="replace") as file:
-            return any(f"/{module}.ko" in line.partition(":")[0] for line in file)
+        return any(f"/{module}.ko" in line.partition(":")[0] for line in host.read_lines(path))
     except FileNotFoundError:
         return False
 
 
 def buses(host: Host) -> Iterator[Finding]:
     """The controllers of a backend."""
-    count = len(findings.controllers(host))
-    yield ok("controllers", f"this qube has {count} USB buses of its own")
+    names = findings.controllers(host)
+    yield ok("controllers", f"this qube has {len(names)} USB buses of its own")
+    # usb-export authorizes what it lends.
+    yield from _authorization(host, names, "; attaching one works")
+
+
+def virtual_buses(host: Host) -> Iterator[Finding]:
+    """Those of vhci-hcd, at which devices of other qubes appear."""
+    own = findings.controllers(host)
+    names = host.listing(sysfs.DEVICES)
+    virtual = [name for name in names if name.startswith("usb") and name not in own]
+    yield from _authorization(host, virtual, "")
+
+
+def _authorization(host: Host, names: list[str], consequence: str) -> Iterator[Finding]:
+    """Buses whose newcomers the kernel does not configure (Documentation/usb/authorization.rst)."""
+    paths = [f"{sysfs.DEVICES}/{name}/authorized_default" for name in names]
+    closed = [path for path in paths if findings.text(host, path).strip() == "0"]
+    if closed:
+        who = "; usbguard decides" if host.find_command("usbguard") else ""
+        text = f"this qube uses no new device at {len(closed)} USB buses until something allows it"
+        repair = f"echo 1 | tee {' '.join(closed)}"
+        yield warning("authorization", f"{text}{who}{consequence}", repair)
 
 
 def slots(host: Host) -> Iterator[Finding]:
@@ -84,12 +101,12 @@ def slots(host: Host) -> Iterator[Finding]:
         return
     names = host.read(f"{usbip_host.DRIVER}/match_busid").split()
     free = SLOTS - len(names)
-    exports = [lock.name for lock in overview.locks(host, runstate.EXPORT) if lock.holder]
+    exports = [lock.name for lock in overview.lock_states(host, locks.EXPORT) if lock.holder]
     if free:
         yield ok("slots", f"usbip-host can take {free} more devices")
     elif exports:
-        text = f"usbip-host has {SLOTS} devices and can take no other"
-        device = exports[0].removeprefix(runstate.EXPORT)
+        text = f"usbip-host has {SLOTS} devices and cannot take another"
+        device = exports[0].removeprefix(locks.EXPORT)
         yield error("slots", text, f"{findings.PACKAGE} detach {device}")
     else:
         text = f"all {SLOTS} slots of usbip-host are taken by devices that are not attached"
@@ -98,7 +115,7 @@ def slots(host: Host) -> Iterator[Finding]:
 
 def ports(host: Host) -> Iterator[Finding]:
     """How many more devices a frontend can take."""
-    if not host.exists(vhci.DRIVER):
+    if not host.exists(VHCI_DRIVER):
         return
     every = list(vhci.ports(host))
     taken = [each for each in overview.overview(host)["attachments"] if each["backend"]]
@@ -118,7 +135,7 @@ def qubesdb(host: Host) -> Iterator[Finding]:
     """Whether dom0 can be told, and what it was told of the dead."""
     repair = "systemctl restart qubes-db"
     try:
-        code, _ = host.run(["qubesdb-list", "/qubes-usb-devices/"])
+        code, _ = host.run(["qubesdb-list", f"{QUBESDB}/"])
     except SystemLackError as failure:
         yield error("QubesDB", str(failure), findings.reinstall(host, "qubesdb-vm"))
         return
@@ -130,12 +147,12 @@ def qubesdb(host: Host) -> Iterator[Finding]:
     else:
         yield ok("QubesDB", "QubesDB answers")
         for each in overview.overview(host)["devices"]:
-            key = f"/qubes-usb-devices/{each['device'].replace('.', '_')}"
+            key = qubesdb_key(BusId(each["device"]))
             is_free = each["state"] == overview.FREE
             if is_free and host.run(["qubesdb-read", f"{key}/connected-to"])[0] == 0:
-                text = f"dom0 was told that {each['device']} is attached, which it is not"
+                text = f"dom0 was told that {each['device']} is attached, but it is not"
                 clean = f"qubesdb-rm {key}/connected-to {key}/x-pid"
-                yield error("QubesDB", text, f"{clean}; qubesdb-write /qubes-usb-devices ''")
+                yield error("QubesDB", text, f"{clean}; qubesdb-write {QUBESDB} ''")
 
 
 def usbguard(host: Host) -> Iterator[Finding]:
@@ -153,11 +170,11 @@ def usbguard(host: Host) -> Iterator[Finding]:
     if host.is_root() and host.run(["usbguard", "list-devices"])[0]:
         text = "usbguard does not answer"
         if blocked:
-            text += f", so {' and '.join(blocked)} cannot be attached, which nothing allows"
-        yield (error if blocked else warning)("usbguard", text, "systemctl restart usbguard")
+            text += f", so this qube cannot use {' and '.join(blocked)}; attaching works"
+        yield warning("usbguard", text, "systemctl restart usbguard")
         return
     for bus_id in blocked:
-        text = f"usbguard blocks USB device {bus_id}; attaching it allows it"
+        text = f"usbguard blocks USB device {bus_id}, and allows it while it is attached"
         yield warning("usbguard", text, f"usbguard allow-device 'via-port \"{bus_id}\"'")
     if not blocked:
         yield ok("usbguard", "usbguard allows all devices of this qube")

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import os
-import stat
+from usb_proxy.sysfs import DEVICES, VIRTUAL_CONTROLLER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,10 +60,35 @@ def is_debian(host: Host) -> bool:
     return host.exists("/etc/debian_version")
 
 
+def text(host: Host, path: str) -> str:
+    """What a file says, also by a link; nothing where it is no file or is gone."""
+    try:
+        return "".join(host.read_lines(path))
+    except (FileNotFoundError, IsADirectoryError):
+        return ""
+
+
+def package_of_modules(host: Host, release: str) -> str | None:
+    """The command that brings a kernel's other modules; None where the kernel is dom0's."""
+    if not host.exists(f"/boot/vmlinuz-{release}"):
+        return None
+    if not is_debian(host):
+        arch = host.exists("/etc/arch-release")
+        return (
+            "pacman -S --noconfirm linux"
+            if arch
+            else f"dnf install -y kernel-modules-extra-{release}"
+        )
+    for package in (f"linux-modules-extra-{release}", f"linux-modules-{release}"):
+        if host.find_command("apt-cache") and host.run(["apt-cache", "show", package])[0] == 0:
+            return f"apt-get install -y --reinstall {package}"
+    return f"apt-get install -y --reinstall linux-image-{release}"
+
+
 def program(host: Host, check: str, path: str) -> Finding | None:
     """What is wrong with a program that has to be there."""
     try:
-        mode = os.stat(host.root + path).st_mode
+        mode = host.details(path, follows=True).st_mode
     except FileNotFoundError:
         return error(check, f"{path} is not installed", reinstall(host))
     if mode & 0o111 != 0o111:
@@ -72,22 +96,10 @@ def program(host: Host, check: str, path: str) -> Finding | None:
     return None
 
 
-def is_open_to(state: os.stat_result, bits: int) -> bool:
-    """Whether a file of root's gives somebody else one of these rights."""
-    return bool(stat.S_IMODE(state.st_mode) & bits)
-
-
-def has_controllers(host: Host) -> bool:
-    """Whether this qube has USB controllers of its own, and so is a backend."""
-    return bool(controllers(host))
-
-
 def controllers(host: Host) -> list[str]:
-    """The buses of this qube that are no virtual ones."""
-    folder = "/sys/bus/usb/devices"
+    """The buses of this qube that are no virtual ones: who has any is a backend."""
     return [
         name
-        for name in host.listing(folder)
-        if name.startswith("usb")
-        and "/vhci_hcd." not in os.path.realpath(f"{host.root}{folder}/{name}")
+        for name in host.listing(DEVICES)
+        if name.startswith("usb") and VIRTUAL_CONTROLLER not in host.read_link(f"{DEVICES}/{name}")
     ]

@@ -7,9 +7,8 @@ is to be cleaned up, and its notice what it is for.
 
 from __future__ import annotations
 
-import os
-
-from usb_proxy import runstate, sysfs, usbip_host, vhci
+from usb_proxy import locks, sysfs
+from usb_proxy.backend import usage, usbip_host
 from usb_proxy.errors import (
     NoDeviceError,
     RequestError,
@@ -18,8 +17,10 @@ from usb_proxy.errors import (
     printable,
     reason,
 )
-from usb_proxy.idents import BusId, DomainName, parse_target
-from usb_proxy.kernel import PortState
+from usb_proxy.files import inode
+from usb_proxy.frontend import arrival, records, vhci
+from usb_proxy.idents import Attachment, BusId
+from usb_proxy.kernel import VHCI_DRIVER, PortState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
         state: str
         peer: str | None
         since: int | None
+        used_by: list[str]
 
-    class Attachment(TypedDict):
+    class UsedPort(TypedDict):
         """A port of this qube that a device of another one has."""
 
         backend: str | None
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         product: str | None
         name: str | None
         speed: str | None
+        unannounced: list[str]
         state: str
         since: int | None
 
@@ -68,7 +71,7 @@ if TYPE_CHECKING:
 
         version: int
         devices: list[Device]
-        attachments: list[Attachment]
+        attachments: list[UsedPort]
         leftovers: list[Leftover]
 
 
@@ -80,59 +83,57 @@ FREE, ATTACHED, LEFT, FOREIGN = "free", "attached", "left over", "used by anothe
 NAME_LIMIT = 60
 
 
-class Lock:
+class LockState:
     """A lock as every user sees it: `holder` is a pid or None, `has_note` means not cleaned up."""
 
     __slots__ = ("has_note", "holder", "name", "since", "told")
 
     def __init__(self, host: Host, name: str, holders: dict[str, int]) -> None:
-        state = os.stat(f"{host.root}{runstate.LOCKS}/{name}.lock")
-        device = f"{os.major(state.st_dev):02x}:{os.minor(state.st_dev):02x}"
+        state = host.details(f"{locks.LOCKS}/{name}.lock")
         self.name = name
-        self.holder = holders.get(f"{device}:{state.st_ino}")
+        self.holder = holders.get(inode(state))
         self.has_note = state.st_size > 0
         self.told: str | None = None
         self.since: int | None = None
         try:
-            self.told, since = runstate.notice(host, name)
+            self.told, since = locks.notice(host, name)
             self.since = int(since)
         except FileNotFoundError:
             pass
 
 
-def locks(host: Host, prefix: str = "") -> list[Lock]:
+def lock_states(host: Host, prefix: str = "") -> list[LockState]:
     """The locks whose names begin with `prefix`, held or left by the dead.
 
     SystemLackError when the folder may not be looked into.
     """
-    found: list[Lock] = []
+    found: list[LockState] = []
     try:
-        names = runstate.lock_names(host, prefix)
+        names = locks.lock_names(host, prefix)
         holders = _holders(host) if names else {}
         for name in names:
             try:
-                found.append(Lock(host, name, holders))
+                found.append(LockState(host, name, holders))
             except FileNotFoundError:
                 continue  # It was given up just now.
     except OSError as error:
-        raise SystemLackError("UP-720", path=runstate.LOCKS, reason=reason(error)) from error
+        raise SystemLackError("UP-720", path=locks.LOCKS, reason=reason(error)) from error
     return found
 
 
 def _holders(host: Host) -> dict[str, int]:
-    """Who holds the POSIX locks of this machine: `DEVICE:INODE`, as the kernel writes it, to pid.
+    """Who holds the POSIX locks of this machine: `files.inode` to pid.
 
     fs/locks.c, lock_get_status: `NUMBER: POSIX ADVISORY WRITE PID MAJOR:MINOR:INODE START END`,
     with `->` after the number for those that wait.
     """
-    with open(f"{host.root}/proc/locks", encoding="ascii") as file:
-        lines = [line.split() for line in file]
+    lines = [line.split() for line in host.read_lines("/proc/locks")]
     return {words[5]: int(words[4]) for words in lines if words[1] == "POSIX"}
 
 
 def overview(host: Host) -> Overview:
     """All that is to know of this moment; SystemLackError where this user may not look."""
-    held = locks(host)
+    held = lock_states(host)
     return {
         "version": VERSION,
         "devices": list(_devices(host, held)),
@@ -141,21 +142,30 @@ def overview(host: Host) -> Overview:
     }
 
 
-def is_left(lock: Lock) -> bool:
+def is_left(lock: LockState) -> bool:
     """Whether the holder died with something to clean up."""
     return lock.holder is None and lock.has_note
 
 
-def _leftover(lock: Lock) -> Leftover:
-    if lock.name.startswith(runstate.EXPORT):
-        role, peer, device = "export", lock.told, lock.name.removeprefix(runstate.EXPORT)
+def in_words(leftover: Leftover) -> str:
+    """What a leftover is."""
+    device, peer = leftover["device"], leftover["peer"] or "a qube"
+    if leftover["role"] == "export":
+        return f"{device}, attached to {peer}"
+    return f"{peer}:{device}, attached to this qube"
+
+
+def _leftover(lock: LockState) -> Leftover:
+    if lock.name.startswith(locks.EXPORT):
+        role, peer, device = "export", lock.told, lock.name.removeprefix(locks.EXPORT)
     else:
         role = "import"
-        peer, device = runstate.split_attachment(lock.name.removeprefix(runstate.IMPORT))
+        attachment = Attachment(lock.name.removeprefix(locks.IMPORT))
+        peer, device = attachment.backend, attachment.device
     return {"role": role, "device": device, "peer": peer, "since": lock.since}
 
 
-def _devices(host: Host, held: list[Lock]) -> Iterator[Device]:
+def _devices(host: Host, held: list[LockState]) -> Iterator[Device]:
     """The devices that can be attached to other qubes: no hubs, and none that came from one."""
     exports = {lock.name: lock for lock in held}
     for name in host.listing(sysfs.DEVICES):
@@ -164,12 +174,12 @@ def _devices(host: Host, held: list[Lock]) -> Iterator[Device]:
         try:
             with sysfs.UsbDevice(host, BusId(name)) as device:
                 if not device.refusal():
-                    yield _device(device, exports.get(f"{runstate.EXPORT}{name}"))
+                    yield _device(host, device, exports.get(f"{locks.EXPORT}{name}"))
         except NoDeviceError:
             continue  # It went while it was looked at.
 
 
-def _device(device: sysfs.UsbDevice, lock: Lock | None) -> Device:
+def _device(host: Host, device: sysfs.UsbDevice, lock: LockState | None) -> Device:
     vendor, _, product = device.product().partition(":")
     driver = device.driver()
     state, peer, since = FREE, None, None
@@ -187,6 +197,7 @@ def _device(device: sysfs.UsbDevice, lock: Lock | None) -> Device:
         "state": state,
         "peer": peer,
         "since": since,
+        "used_by": usage.users(host, device) if state == FREE else [],
     }
 
 
@@ -202,33 +213,35 @@ def _name(device: sysfs.UsbDevice) -> str:
     return printable(untrusted_name, NAME_LIMIT)
 
 
-def _attachments(host: Host, held: list[Lock]) -> Iterator[Attachment]:
+def _attachments(host: Host, held: list[LockState]) -> Iterator[UsedPort]:
     """What is in the ports of vhci-hcd."""
-    if not host.exists(vhci.DRIVER):
+    if not host.exists(VHCI_DRIVER):
         return
     # The dead first: a port of theirs may have passed to a living importer.
     counts = [lock for lock in held if is_left(lock)] + [lock for lock in held if lock.holder]
-    imports = {lock.told: lock for lock in counts if lock.name.startswith(runstate.IMPORT)}
+    imports = {lock.told: lock for lock in counts if lock.name.startswith(locks.IMPORT)}
     # Who was started before a package of a version with notices came has told of none.
     by_name = {lock.name: lock for lock in counts}
-    records = _records(host)
+    recorded = _records(host)
     for port in vhci.ports(host):
         if port.state == PortState.FREE:
             continue
         lock = imports.get(str(port.number))
-        lock = lock or by_name.get(f"{runstate.IMPORT}{records.get(port.number)}")
+        lock = lock or by_name.get(f"{locks.IMPORT}{recorded.get(port.number)}")
         state = FOREIGN if lock is None else LEFT if is_left(lock) else ATTACHED
-        name = records.get(port.number) if lock is None else lock.name.removeprefix(runstate.IMPORT)
-        backend, device = runstate.split_attachment(name) if name else (None, None)
-        found: Attachment = {
-            "backend": backend,
-            "device": device,
+        attachment = recorded.get(port.number)
+        if lock is not None:
+            attachment = Attachment(lock.name.removeprefix(locks.IMPORT))
+        found: UsedPort = {
+            "backend": attachment and attachment.backend,
+            "device": attachment and attachment.device,
             "port": port.number,
             "here": None,
             "vendor": None,
             "product": None,
             "name": None,
             "speed": None,
+            "unannounced": [],
             "state": state,
             "since": lock.since if lock else None,
         }
@@ -236,40 +249,39 @@ def _attachments(host: Host, held: list[Lock]) -> Iterator[Attachment]:
         yield found
 
 
-def _look_at(host: Host, port: vhci.Port, found: Attachment) -> None:
+def _look_at(host: Host, port: vhci.Port, found: UsedPort) -> None:
     """Fill in what the device in a port is, once the kernel has set it up."""
     try:
-        bus_id = os.path.basename(vhci.device_path(host, port))
+        bus_id = vhci.device_path(host, port).rpartition("/")[2]
         with sysfs.UsbDevice(host, BusId(bus_id)) as device:
             found["speed"] = device.attribute("speed")
             found["name"] = _name(device)
             found["vendor"], _, found["product"] = device.product().partition(":")
+            for name in arrival.unannounced(host, device):
+                parts = ("Class", "SubClass", "Protocol")
+                kind = "".join(device.attribute(f"{name}/bInterface{part}") for part in parts)
+                found["unannounced"].append(f"{name} ({kind})")
             found["here"] = bus_id
     except UsbProxyError:
         pass  # Not yet, or no more.
 
 
-def _records(host: Host) -> dict[int, str]:
+def _records(host: Host) -> dict[int, Attachment]:
     """The attachments of a program that knows no locks, by port.
 
     The group `qubes` may write there: a name that is none of an attachment is skipped.
     """
-    found: dict[int, str] = {}
+    found: dict[int, Attachment] = {}
     try:
-        untrusted_names = host.listing(runstate.RECORDS)
+        untrusted_names = host.listing(records.FOLDER)
     except PermissionError:
         return {}  # Where only the group `qubes` may look; the port is listed all the same.
-    prefix, suffix = runstate.RECORD_PREFIX, runstate.RECORD_SUFFIX
     for untrusted_name in untrusted_names:
-        if untrusted_name.startswith(prefix) and untrusted_name.endswith(suffix):
-            untrusted_attachment = untrusted_name.removeprefix(prefix).removesuffix(suffix)
-            untrusted_backend, untrusted_device = runstate.split_attachment(untrusted_attachment)
-            try:
-                backend = DomainName.parse(untrusted_backend)
-                attachment = runstate.attachment_name(backend, parse_target(untrusted_device))
-            except RequestError:
-                continue
-            port = runstate.read_record(host, attachment)
-            if port is not None:
-                found[port] = attachment
+        try:
+            attachment = records.parse(f"{records.FOLDER}/{untrusted_name}")
+        except RequestError:
+            continue
+        port = records.read(host, attachment)
+        if port is not None:
+            found[port] = attachment
     return found

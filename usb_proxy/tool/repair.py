@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from usb_proxy import leftovers
+from usb_proxy import repair
 from usb_proxy.tool import root
-from usb_proxy.tool.overview import overview
+from usb_proxy.tool.overview import in_words, overview
 from usb_proxy.tool.screen import Screen
 
 TYPE_CHECKING = False
@@ -18,14 +18,10 @@ def main(_options: object, _names: object, host: Host) -> int:
     if not host.is_root():
         return root.run(host, ["repair"])
     found = overview(host)["leftovers"]
-    leftovers.repair(host)
+    repair.repair(host)
     screen = Screen(host)
     for left in found:
-        peer = left["peer"] or "a qube"
-        if left["role"] == "export":
-            screen.write(f"Cleaned up: {left['device']}, attached to {peer}.\n")
-        else:
-            screen.write(f"Cleaned up: {peer}:{left['device']}, attached to this qube.\n")
+        screen.write(f"Cleaned up: {in_words(left)}.\n")
     if not found:
         screen.write("Nothing is left over.\n")
     return 0

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import os
-
-from usb_proxy.errors import SystemLackError, reason
-from usb_proxy.host import signal
+from usb_proxy.errors import SystemLackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,19 +27,7 @@ def run(host: Host, words: Sequence[str]) -> int:
     pkexec = host.find_command("pkexec")
     if pkexec is None:
         raise SystemLackError("UP-721", command=command)
-    try:
-        # A child starts with no signal blocked, and dies of a closed pipe, as others do.
-        pid = os.posix_spawn(
-            pkexec,
-            ["pkexec", PROGRAM, *words],
-            host.environment,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE],
-        )
-    except OSError as error:
-        raise SystemLackError("UP-702", command="pkexec", reason=reason(error)) from error
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = host.run_here(pkexec, ["pkexec", PROGRAM, *words])
     if code in (DISMISSED, NOT_AUTHORIZED):
         raise SystemLackError("UP-722", command=command)
-    return code if code >= 0 else 128 - code
+    return code

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from usb_proxy.host import Host
-    from usb_proxy.tool.overview import Attachment, Device, Leftover, Overview
+    from usb_proxy.tool.overview import Device, Overview, UsedPort
 
 NOTHING = "-"
 
@@ -51,14 +51,18 @@ def text(screen: Screen, state: Overview) -> str:
     if state["devices"]:
         head = ("DEVICE", "ID", "NAME", "ATTACHED TO", "SINCE")
         parts.append(screen.table(head, [_of_device(each) for each in state["devices"]]))
+        parts += [_of_use(each) for each in state["devices"] if each["used_by"]]
     if state["attachments"]:
         head = ("ATTACHED FROM", "ID", "NAME", "PORT", "SPEED", "HERE", "SINCE")
         parts.append(screen.table(head, [_of_port(each) for each in state["attachments"]]))
+        for each in state["attachments"]:
+            parts += map(_of_interface, each["unannounced"])
     if not parts:
         parts.append("No USB device is plugged into this qube or attached to it.\n")
     if state["leftovers"]:
         head = ("LEFT BY A DEAD PROCESS", "SINCE")
-        parts.append(screen.table(head, [_of_leftover(each) for each in state["leftovers"]]))
+        rows = [(overview.in_words(each), _when(each["since"])) for each in state["leftovers"]]
+        parts.append(screen.table(head, rows))
         parts.append("'qubes-usb-proxy repair' cleans that up.\n")
     return "\n".join(parts)
 
@@ -69,11 +73,17 @@ def _of_device(device: Device) -> tuple[str, ...]:
         where = device["peer"] or "a qube"
     else:
         where = NOTHING if state == overview.FREE else f"({state})"
+    if device["used_by"]:
+        where = "(in use here)"
     product = f"{device['vendor']}:{device['product']}"
     return device["device"], product, device["name"], where, _when(device["since"])
 
 
-def _of_port(port: Attachment) -> tuple[str, ...]:
+def _of_use(device: Device) -> str:
+    return f"{device['device']} is in use in this qube: {'; '.join(device['used_by'])} [UP-410].\n"
+
+
+def _of_port(port: UsedPort) -> tuple[str, ...]:
     source = f"{port['backend'] or '?'}:{port['device'] or '?'}"
     if port["state"] != overview.ATTACHED:
         source += f" ({port['state']})"
@@ -84,11 +94,8 @@ def _of_port(port: Attachment) -> tuple[str, ...]:
     return source, product, name, str(port["port"]), speed, here, _when(port["since"])
 
 
-def _of_leftover(leftover: Leftover) -> tuple[str, ...]:
-    device, peer = leftover["device"], leftover["peer"] or "a qube"
-    if leftover["role"] == "export":
-        return f"{device}, attached to {peer}", _when(leftover["since"])
-    return f"{peer}:{device}, attached to this qube", _when(leftover["since"])
+def _of_interface(name: str) -> str:
+    return f"Interface {name} was not announced by dom0, so it has no driver [UP-642].\n"
 
 
 def _when(since: int | None) -> str:

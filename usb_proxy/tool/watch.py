@@ -2,20 +2,15 @@
 """Waiting for a change of what `overview` gives.
 
 Whatever happens to an attachment makes one of these: an event of the kernel about a device; the
-end of the process in charge; a lock or a notice that appears or goes, of which the kernel tells
-by a signal whoever asked for it with F_NOTIFY (fcntl(2), Documentation/filesystems/dnotify.rst).
+end of the process in charge; a lock or a notice that appears or goes.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
-import select
-
-from usb_proxy import runstate
+from usb_proxy import locks
 from usb_proxy.errors import SystemLackError, reason
-from usb_proxy.host import signal
+from usb_proxy.folders import Folders
+from usb_proxy.host import POLLIN
 from usb_proxy.tool import overview
 from usb_proxy.uevents import LOST, Uevents
 
@@ -25,7 +20,7 @@ if TYPE_CHECKING:
 
     from usb_proxy.host import Host
 
-CHANGES = fcntl.DN_CREATE | fcntl.DN_DELETE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT
+RUN = locks.LOCKS.rpartition("/")[0]
 
 
 def watch(host: Host, show: Callable[[object], object]) -> None:
@@ -42,8 +37,7 @@ def watch(host: Host, show: Callable[[object], object]) -> None:
                 if not changes.wait(handles):
                     return
             finally:
-                for handle in handles:
-                    os.close(handle)
+                host.close_all(*handles)
 
 
 class Changes:
@@ -52,50 +46,43 @@ class Changes:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._uevents = Uevents()
-        self._folders: dict[str, int] = {}
-        # Python writes the number of each signal here; a stop signal wakes in this way, too.
-        self._signals, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
-        signal.signal(signal.SIGIO, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
+        self._folders = Folders(host)
+        self._has_locks = False
 
     def __enter__(self) -> Changes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGIO, signal.SIG_IGN)
-        theirs = signal.set_wakeup_fd(-1)
-        for fd in (theirs, self._signals, *self._folders.values()):
-            os.close(fd)
+        self._folders.close()
         self._uevents.close()
 
     def prepare(self) -> list[int]:
         """Listen before somebody looks; gives pidfds of the processes in charge."""
-        if runstate.LOCKS not in self._folders:
-            # Without it nothing was ever attached: wait for it to be made.
-            if not self._folders:
-                self._follow(os.path.dirname(runstate.LOCKS))
-            if self._follow(runstate.LOCKS):
-                os.close(self._folders.pop(os.path.dirname(runstate.LOCKS)))
+        if not self._has_locks:
+            # Without their folder nothing was ever attached: wait for it to be made.
+            self._follow(RUN)
+            self._has_locks = self._follow(locks.LOCKS)
+            if self._has_locks:
+                self._folders.leave(RUN)
         handles = []
-        for lock in overview.locks(self._host):
+        for lock in overview.lock_states(self._host):
             try:
                 if lock.holder is not None:
-                    handles.append(os.pidfd_open(lock.holder))
+                    handles.append(self._host.open_process(lock.holder))
             except ProcessLookupError:
                 continue  # It has ended, which is seen when somebody looks now.
         return handles
 
     def wait(self, handles: list[int]) -> bool:
         """Sleep until something may have changed; False when the output has no reader any more."""
-        output = self._host.output
-        events = dict.fromkeys([*handles, self._signals, self._uevents.fileno()], select.POLLIN)
+        output, signals = self._host.output, self._folders.fileno()
+        events = dict.fromkeys([*handles, signals, self._uevents.fileno()], POLLIN)
         while True:
             ready = self._host.wait({**events, output: 0}, None)
             if output in ready:
                 return False
-            if self._signals in ready:
-                os.read(self._signals, 4096)
+            if signals in ready:
+                self._folders.clear()
             # Those of udev, of which nothing is given, come when sysfs is up to date.
             uevents = self._uevents.pending()
             if len(ready) > 1 or self._uevents.fileno() not in ready:
@@ -106,16 +93,6 @@ class Changes:
     def _follow(self, path: str) -> bool:
         """Hear of names that appear in a folder or go; False if there is no such folder."""
         try:
-            fd = os.open(self._host.root + path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+            return self._folders.follow(path)
         except OSError as error:
             raise SystemLackError("UP-720", path=path, reason=reason(error)) from error
-        self._folders[path] = fd
-        try:
-            fcntl.fcntl(fd, fcntl.F_NOTIFY, CHANGES)
-        except OSError as error:
-            # A kernel without it: all the same the events of devices and processes tell the most.
-            if error.errno != errno.EINVAL:
-                raise
-        return True

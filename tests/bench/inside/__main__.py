@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from . import cases, cost, isochronous, machine
-from .cases import HIGH, STICKS, SUPER, VENDOR_PRODUCT
+from . import busy, cases, cost, isochronous, machine, platform
+from .cases import ANNOUNCEMENT, HIGH, STICKS, SUPER, VENDOR_PRODUCT
 from .qubes import Qubes
 
 FLOOR = "floor"
@@ -25,6 +25,8 @@ def attaches(qubes: Qubes, runs: int) -> Iterator[cases.Row]:
     yield "attach, SuperSpeed", cases.attaches(qubes, SUPER, SUPER, runs)
     name = "attach, SuperSpeed, by vendor and product"
     yield name, cases.attaches(qubes, SUPER, VENDOR_PRODUCT, runs)
+    name = "attach, SuperSpeed, with dom0's announcement"
+    yield name, cases.attaches(qubes, SUPER, f"{SUPER}\n{ANNOUNCEMENT}", runs)
 
 
 def measure(qubes: Qubes, case: str, runs: int, count: int) -> Iterable[cases.Row]:
@@ -42,6 +44,9 @@ def measure(qubes: Qubes, case: str, runs: int, count: int) -> Iterable[cases.Ro
         "ten": lambda: cases.ten(qubes, runs, count),
         "cost": lambda: cost.attached(qubes, few, min(count, 64) * cost.MIB),
         "stream": lambda: isochronous.attached(qubes, STREAM * runs),
+        "busy": lambda: busy.stick(qubes, few),
+        "sound": lambda: busy.sound(qubes),
+        "flooded": lambda: busy.flooded(qubes, few),
         "start": lambda: cost.starts(qubes, runs),
         "data": lambda: [],
     }
@@ -61,16 +66,21 @@ def measure_floor(case: str, runs: int) -> Iterable[cases.Row]:
     return rows.get(case, list)()
 
 
+def qubes_of(tree: Path) -> Qubes:
+    """Qubes with the files of a tree, on the real platform if that is there."""
+    return platform.Platform(tree) if platform.TREE.exists() else Qubes(tree)
+
+
 def main(arguments: list[str]) -> int:
     """Measure each case of each implementation, one after the other."""
     split = arguments.index("--")
     runs, count = map(int, arguments[1:3])
     machine.load_modules()
-    trees = dict(each.split("=", 1) for each in arguments[split + 1:])
+    trees = dict(each.split("=", 1) for each in arguments[split + 1 :])
     with contextlib.ExitStack() as end:
         implementations = {}
         for name, tree in trees.items():
-            implementations[name] = Qubes(Path(tree))
+            implementations[name] = qubes_of(Path(tree))
             end.callback(implementations[name].close)
         machine.plug(SUPER, STICKS[SUPER])
         for qubes in implementations.values():
@@ -89,13 +99,13 @@ def run(implementations: dict[str, Qubes], wanted: list[str], runs: int, count: 
         if case == "high":
             machine.unplug(SUPER, STICKS[SUPER])
             machine.plug(HIGH, "high")
-        if case == "stream":
+        if case in ("stream", "sound"):
             machine.plug(isochronous.CARD, "card")
         found[FLOOR].update(measure_floor(case, runs))
         for name, qubes in implementations.items():
             machine.ask(f"say {case} of {name}")
             found.setdefault(name, {}).update(measure(qubes, case, runs, count))
-        if case == "stream":
+        if case in ("stream", "sound"):
             machine.unplug(isochronous.CARD, "card")
         if case == "high":
             machine.unplug(HIGH, "high")

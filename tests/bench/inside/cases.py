@@ -15,6 +15,8 @@ from .qubes import BACKEND, FRONTEND, OTHER, Qubes
 
 SUPER, HIGH = "2-1", "3-1"
 VENDOR_PRODUCT = "0x46f4.0x0001"
+ANNOUNCEMENT = "46f4:0001 080650"
+"""What dom0 says of it: idents.Announcement."""
 STICKS = {f"2-{n}": f"s{n}" for n in range(1, 11)}
 ROUNDS_OF_TEN = 3
 
@@ -23,10 +25,14 @@ Row = tuple[str, list[float]]
 
 def rest(qubes: Qubes, *bus_ids: str) -> None:
     """Wait until nothing of an attachment is left."""
-    machine.await_true(lambda: (
-        not qubes.processes() and not qubes.is_published() and machine.ports_are_free()
-        and all(map(machine.has_driver, bus_ids))
-    ))
+    machine.await_true(
+        lambda: (
+            not qubes.processes()
+            and not qubes.is_published()
+            and machine.ports_are_free()
+            and all(map(machine.has_driver, bus_ids))
+        )
+    )
     machine.settle()
 
 
@@ -64,7 +70,7 @@ def round_trip(qubes: Qubes, bus_id: str, device: str) -> float:
     """Attach and detach once: the time of the attach."""
     taken = qubes.attach(device)
     machine.await_disks()
-    qubes.detach(device)
+    qubes.detach(device.partition("\n")[0])
     rest(qubes, bus_id)
     return taken
 
@@ -122,7 +128,7 @@ def moves(qubes: Qubes, runs: int, count: int) -> Iterator[Row]:
     qubes.detach(SUPER, here)
     rest(qubes, SUPER)
     yield "move to another qube", whole
-    yield "the attach of a move, the 2nd and those after it", attach[1:runs + 1]
+    yield "the attach of a move, the 2nd and those after it", attach[1 : runs + 1]
     yield "the attach of a move, the 100th and those before it", attach[-runs:]
 
 
@@ -167,8 +173,10 @@ def ten(qubes: Qubes, runs: int, count: int) -> Iterator[Row]:
         row.append(sum(map(qubes.attach, devices)))
         detach_all()
         start = time.monotonic()
-        calls = [(bus_id, qubes.start(FRONTEND, "qubes.USBAttach", f"{BACKEND} {bus_id}"))
-                 for bus_id in devices]
+        calls = [
+            (bus_id, qubes.start(FRONTEND, "qubes.USBAttach", f"{BACKEND} {bus_id}"))
+            for bus_id in devices
+        ]
         for bus_id, call in calls:
             qubes.end(call, f"attach {bus_id}")
         once.append(1e3 * (time.monotonic() - start))
@@ -182,9 +190,10 @@ def ten(qubes: Qubes, runs: int, count: int) -> Iterator[Row]:
 def empty_calls(qubes: Qubes, runs: int) -> list[float]:
     """A service that calls one in the backend, both with nothing to do: all is the stand-in's."""
     folder = Path("/usr/local/etc/qubes-rpc")
-    for name, command in (("bench.Empty", "exit 0"), (
-        "bench.Call", f"exec qrexec-client-vm {BACKEND} bench.Empty /bin/true"
-    )):
+    for name, command in (
+        ("bench.Empty", "exit 0"),
+        ("bench.Call", f"exec qrexec-client-vm {BACKEND} bench.Empty /bin/true"),
+    ):
         (folder / name).write_text(f"#!/bin/sh\n{command}\n")
         (folder / name).chmod(0o755)
     return [qubes.call(FRONTEND, "bench.Call", "") for _ in range(runs)]

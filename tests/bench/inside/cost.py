@@ -22,7 +22,10 @@ BUSY_SECONDS = 5
 """From one MiB to the next."""
 
 BUFFERS = {
-    "the usual": None, "64 KiB of": 64 << 10, "1024 KiB of": 1 << 20, "4096 KiB of": 4 << 20,
+    "the usual": None,
+    "64 KiB of": 64 << 10,
+    "1024 KiB of": 1 << 20,
+    "4096 KiB of": 4 << 20,
 }
 """Sizes of a socket's buffers to try, in bytes; None for the kernel's own."""
 
@@ -55,9 +58,12 @@ class Forks:
 
     def __init__(self, pids: list[int]) -> None:
         machine.mount_tracing()
-        for name, text in (("trace", ""), ("set_event_pid", " ".join(map(str, pids))),
-                           ("options/event-fork", "1"),
-                           ("events/sched/sched_process_fork/enable", "1")):
+        for name, text in (
+            ("trace", ""),
+            ("set_event_pid", " ".join(map(str, pids))),
+            ("options/event-fork", "1"),
+            ("events/sched/sched_process_fork/enable", "1"),
+        ):
             (TRACING / name).write_text(text)
 
     def count(self) -> int:
@@ -71,8 +77,18 @@ class Forks:
 def read(disk: str, size: int) -> tuple[float, float]:
     """Read from a disk, not from memory: MiB/s, and the machine's milliseconds of work for it."""
     idle, start = idle_seconds(), time.monotonic()
-    subprocess.run(["dd", f"if=/dev/{disk}", "of=/dev/null", "bs=1M", f"count={size // MIB}",
-                    "iflag=direct", "status=none"], check=True)
+    subprocess.run(
+        [
+            "dd",
+            f"if=/dev/{disk}",
+            "of=/dev/null",
+            "bs=1M",
+            f"count={size // MIB}",
+            "iflag=direct",
+            "status=none",
+        ],
+        check=True,
+    )
     taken = time.monotonic() - start
     return size / MIB / taken, 1e3 * (taken - (idle_seconds() - idle))
 
@@ -172,10 +188,12 @@ def buffers(bus_id: str, runs: int) -> Iterator[Row]:
 
 
 PROGRAMS = (
-    "/etc/qubes-rpc/qubes.USBAttach", "/etc/qubes-rpc/qubes.USBDetach",
-    "/usr/lib/qubes/usb-export", "/usr/lib/qubes/usb-import",
+    "/etc/qubes-rpc/qubes.USBAttach",
+    "/etc/qubes-rpc/qubes.USBDetach",
+    "/usr/lib/qubes/usb-export",
+    "/usr/lib/qubes/usb-import",
 )
-LAUNCH = "/usr/lib/qubes-usb-proxy/launch"
+LAUNCH = "/usr/lib/qubes/usb-proxy/launch"
 TOOL = "/usr/bin/qubes-usb-proxy"
 START = """
 import json, os, sys, time
@@ -200,8 +218,9 @@ def starts(qubes: Qubes, runs: int) -> Iterator[Row]:
     """
     typed = [f"{TOOL} status"] if (qubes.root(FRONTEND) / TOOL.lstrip("/")).exists() else []
     inside = ["nsenter", f"--mount=/proc/{qubes.pid(FRONTEND)}/ns/mnt", "/usr/bin/python3", "-IS"]
-    output = subprocess.run([*inside, "-c", START, str(runs), *PROGRAMS, *typed],
-                            check=True, stdout=subprocess.PIPE).stdout
+    output = subprocess.run(
+        [*inside, "-c", START, str(runs), *PROGRAMS, *typed], check=True, stdout=subprocess.PIPE
+    ).stdout
     found: dict[str, list[float]] = {}
     for path, taken, peak in json.loads(output):
         name = Path(path).name
@@ -209,8 +228,11 @@ def starts(qubes: Qubes, runs: int) -> Iterator[Row]:
         found.setdefault(f"start of {name} alone, peak MB", []).append(peak)
     if (qubes.root(FRONTEND) / LAUNCH.lstrip("/")).exists():
         for path in PROGRAMS[2:]:
-            done = subprocess.run([*inside, "-X", "importtime", LAUNCH, Path(path).name],
-                                  check=False, capture_output=True)
+            done = subprocess.run(
+                [*inside, "-X", "importtime", LAUNCH, Path(path).name],
+                check=False,
+                capture_output=True,
+            )
             imports = done.stderr.count(b"import time:") - 1  # The first line is the head.
             found[f"start of {Path(path).name} alone, imports"] = [imports]
     yield from found.items()

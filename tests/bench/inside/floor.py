@@ -81,8 +81,10 @@ class Floor:
                 if fields[0] == half and fields[2] == "004":
                     break
             self._port = fields[1]
-            write(f"{VHCI}/attach",
-                  f"{fields[1]} {self._ends[1].fileno()} {bus << 16 | device} {speed}")
+            write(
+                f"{VHCI}/attach",
+                f"{fields[1]} {self._ends[1].fileno()} {bus << 16 | device} {speed}",
+            )
             self._path = await_event(events, "bind", is_imported)
         return 1e3 * (time.monotonic() - start)
 

@@ -40,11 +40,19 @@ class Urb(ctypes.Structure):
     """struct usbdevfs_urb, with its packets."""
 
     _fields_ = [
-        ("type", ctypes.c_ubyte), ("endpoint", ctypes.c_ubyte), ("status", ctypes.c_int),
-        ("flags", ctypes.c_uint), ("buffer", ctypes.c_void_p), ("buffer_length", ctypes.c_int),
-        ("actual_length", ctypes.c_int), ("start_frame", ctypes.c_int),
-        ("number_of_packets", ctypes.c_int), ("error_count", ctypes.c_int),
-        ("signr", ctypes.c_uint), ("usercontext", ctypes.c_void_p), ("packets", Packet * PACKETS),
+        ("type", ctypes.c_ubyte),
+        ("endpoint", ctypes.c_ubyte),
+        ("status", ctypes.c_int),
+        ("flags", ctypes.c_uint),
+        ("buffer", ctypes.c_void_p),
+        ("buffer_length", ctypes.c_int),
+        ("actual_length", ctypes.c_int),
+        ("start_frame", ctypes.c_int),
+        ("number_of_packets", ctypes.c_int),
+        ("error_count", ctypes.c_int),
+        ("signr", ctypes.c_uint),
+        ("usercontext", ctypes.c_void_p),
+        ("packets", Packet * PACKETS),
     ]
 
 
@@ -71,9 +79,14 @@ def completions(folder: Path, count: int) -> list[float]:
         ioctl(fd, DISCONNECT_CLAIM, (ctypes.c_uint * 66)(INTERFACE))
         ioctl(fd, SET_INTERFACE, (ctypes.c_uint * 2)(INTERFACE, ALTERNATE))
         for _ in range(IN_FLIGHT):
-            urb = Urb(type=ISOCHRONOUS, endpoint=ENDPOINT, flags=AS_SOON_AS_POSSIBLE,
-                      buffer=ctypes.addressof(silence), buffer_length=PACKETS * PACKET_BYTES,
-                      number_of_packets=PACKETS)
+            urb = Urb(
+                type=ISOCHRONOUS,
+                endpoint=ENDPOINT,
+                flags=AS_SOON_AS_POSSIBLE,
+                buffer=ctypes.addressof(silence),
+                buffer_length=PACKETS * PACKET_BYTES,
+                number_of_packets=PACKETS,
+            )
             for packet in urb.packets:
                 packet.length = PACKET_BYTES
             urbs.append(urb)

@@ -100,9 +100,12 @@ class Disconnect:
 
     def __init__(self) -> None:
         mount_tracing()
-        for name, text in (("trace", ""), ("trace_clock", "mono"),
-                           ("kprobe_events", "p:bench_gone usb_disconnect"),
-                           ("events/kprobes/bench_gone/enable", "1")):
+        for name, text in (
+            ("trace", ""),
+            ("trace_clock", "mono"),
+            ("kprobe_events", "p:bench_gone usb_disconnect"),
+            ("events/kprobes/bench_gone/enable", "1"),
+        ):
             (TRACING / name).write_text(text)
 
     def when(self) -> float:

@@ -7,15 +7,17 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Protocol
 
 from tests.lab.errors import LabError
 from tests.lab.guest import wire
-from tests.lab.router import Call, Router
+from tests.lab.router import Completed, Router
 
 BACKEND, FRONTEND, OTHER = "sys-usb", "work", "personal"
 LAB = "/usr/lib/lab"
-AGENT = (f"import sys; sys.path.append('{LAB}'); from guest.agent import main; "
-         "main(int(sys.argv[1]))")
+AGENT = (
+    f"import sys; sys.path.append('{LAB}'); from guest.agent import main; main(int(sys.argv[1]))"
+)
 DATABASE = "run/lab-qubesdb"
 CHANGED = "/qubes-usb-devices"
 CALL_SECONDS = 200
@@ -28,6 +30,14 @@ mount -n --bind /run/udev /mnt/udev
 install -d -o root -g qubes -m 2770 /mnt/qubes /mnt/lab-qubesdb /mnt/lab-qubesdb.new
 mount -n --move /mnt /run
 """
+
+
+class Running(Protocol):
+    """A service that is under way."""
+
+    def wait(self, timeout: float) -> Completed:
+        """How it ended; LabError if it takes longer than `timeout` seconds."""
+        ...
 
 
 def layers(tree: Path) -> str:
@@ -47,24 +57,35 @@ def layers(tree: Path) -> str:
     return "\n".join(lines)
 
 
+def enter(setup: str, *command: str, keep: tuple[int, ...] = ()) -> "subprocess.Popen[bytes]":
+    """Start a command in a mount namespace of its own, which shell commands set up before."""
+    inside = ["/bin/sh", "-c", f'set -eu\n{setup}\nexec "$@"', "sh", *command]
+    return subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", *inside], pass_fds=keep
+    )
+
+
 class Qubes:
     """A backend and two frontends, with the files of `tree`; `tracer` is a command before each."""
+
+    stand_ins: tuple[bytes, ...] = (LAB.encode(), b"qrexec-client-vm", b"strace")
+    """Words of the command lines that are not the program's."""
 
     def __init__(self, tree: Path, tracer: tuple[str, ...] = ()) -> None:
         self._published = threading.Condition()
         self.unpublished_at = 0.0
-        self._router = Router(lambda *_: "user", self._changed)
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
+        self._begin(tree, tracer)
+
+    def _begin(self, tree: Path, tracer: tuple[str, ...]) -> None:
+        self._router = Router(lambda *_: "user", self._changed)
         ready = []
         for name in (BACKEND, FRONTEND, OTHER):
             ours, theirs = socket.socketpair()
-            setup = f"set -eu\n{OWN_RUN}{layers(tree)}\nexec \"$@\""
             agent = ["/usr/bin/python3", "-IS", "-c", AGENT, str(theirs.fileno())]
-            self._agents[name] = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", setup, "sh",
-                 *(part.format(name=name) for part in tracer), *agent],
-                pass_fds=[theirs.fileno()],
-            )
+            before = (part.format(name=name) for part in tracer)
+            setup = OWN_RUN + layers(tree)
+            self._agents[name] = enter(setup, *before, *agent, keep=(theirs.fileno(),))
             theirs.close()
             ready.append(self._router.add(name, ours))
         for event in ready:
@@ -78,6 +99,10 @@ class Qubes:
             agent.wait()
         self._router.close()
 
+    def names(self) -> list[str]:
+        """The names of the qubes."""
+        return list(self._agents)
+
     def pid(self, name: str) -> int:
         """A process of a qube, for its name space."""
         return self._agents[name].pid
@@ -86,11 +111,11 @@ class Qubes:
         """A qube's root folder, seen from outside."""
         return Path(f"/proc/{self.pid(name)}/root")
 
-    def start(self, name: str, service: str, request: str) -> Call:
+    def start(self, name: str, service: str, request: str) -> "Running":
         """Start a service as dom0 does."""
         return self._router.call(name, wire.SERVICE, "root", service, f"{request}\n".encode())
 
-    def end(self, call: Call, wanted: str) -> None:
+    def end(self, call: "Running", wanted: str) -> None:
         """Wait for a service's end; LabError unless it succeeded."""
         done = call.wait(CALL_SECONDS)
         if done.code:
@@ -116,8 +141,9 @@ class Qubes:
 
     def is_published(self) -> bool:
         """Whether dom0 is told that any device is connected."""
-        return any(name.endswith("%connected-to")
-                   for name in os.listdir(self.root(BACKEND) / DATABASE))
+        return any(
+            name.endswith("%connected-to") for name in os.listdir(self.root(BACKEND) / DATABASE)
+        )
 
     def await_unpublished(self, since: float) -> float:
         """The milliseconds from a time to when dom0 was told that nothing is connected."""
@@ -134,8 +160,7 @@ class Qubes:
             try:
                 if os.readlink(f"/proc/{entry}/ns/mnt") in spaces:
                     line = Path(f"/proc/{entry}/cmdline").read_bytes()
-                    is_ours = line and LAB.encode() not in line and b"qrexec-client-vm" not in line
-                    if is_ours and b"strace" not in line:
+                    if line and not any(word in line for word in self.stand_ins):
                         found.append(int(entry))
             except OSError:
                 continue
@@ -143,8 +168,12 @@ class Qubes:
 
     def records(self) -> list[str]:
         """The records of all frontends."""
-        return [each for name in (FRONTEND, OTHER) for each in os.listdir(
-            self.root(name) / "run/qubes")]
+        return [
+            each
+            for name in (FRONTEND, OTHER)
+            for each in os.listdir(self.root(name) / "run/qubes")
+            if each.startswith("usb-import-")
+        ]
 
     def _changed(self, name: str, key: str) -> None:
         if name == BACKEND and key == CHANGED and not self.is_published():

@@ -13,9 +13,21 @@ from .cases import STICKS, SUPER
 from .qubes import BACKEND, FRONTEND, Qubes
 
 TRACER = (
-    "strace", "-f", "--seccomp-bpf", "-qq", "-ttt", "-T", "-y", "-s", "60",
-    "-e", "trace=execve,exit_group,write,kill,poll,wait4,recvfrom,sendto",
-    "-e", "signal=none", "-o", "/run/trace",
+    "strace",
+    "-f",
+    "--seccomp-bpf",
+    "-qq",
+    "-ttt",
+    "-T",
+    "-y",
+    "-s",
+    "60",
+    "-e",
+    "trace=execve,exit_group,write,kill,poll,wait4,recvfrom,sendto",
+    "-e",
+    "signal=none",
+    "-o",
+    "/run/trace",
 )
 
 

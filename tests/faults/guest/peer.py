@@ -170,8 +170,17 @@ BACKENDS: "dict[str, Callable[..., None]]" = {
 }
 
 
-def request(number: int, devid: int, *, length: int = 18, ep: int = 0, direction: int = IN,
-            packets: int = 0, setup: bytes = GET_DESCRIPTOR, command: int = SUBMIT) -> bytes:
+def request(
+    number: int,
+    devid: int,
+    *,
+    length: int = 18,
+    ep: int = 0,
+    direction: int = IN,
+    packets: int = 0,
+    setup: bytes = GET_DESCRIPTOR,
+    command: int = SUBMIT,
+) -> bytes:
     """A request of a frontend, a good one but for what is given."""
     head = struct.pack(">5I", command, number, devid, direction, ep)
     return head + struct.pack(">Iiiii", 0x200, length, 0, packets, 0) + setup

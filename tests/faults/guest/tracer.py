@@ -16,7 +16,7 @@ import signal
 import sys
 
 FOLDER = "/run/lab-faults"
-PRODUCT = "/usr/lib/qubes-usb-proxy/usb_proxy/"
+PRODUCT = "/usr/lib/qubes/usb-proxy/usb_proxy/"
 WATCHED = frozenset(
     (
         # what changes something, or waits
@@ -28,7 +28,7 @@ WATCHED = frozenset(
     )
 )
 # Who asks is of interest, not these.
-HELPERS = ("host.py", "start.py")
+HELPERS = ("files.py", "folders.py", "host.py", "sockets.py", "start.py")
 NAMES = ("path", "command", "name")  # the local variables of a helper that say what it is about
 
 
@@ -55,6 +55,8 @@ class Tracer:
         where, about, key = "", "", [call]
         while frame is not None:
             code = frame.f_code  # type: ignore[attr-defined]
+            if code.co_filename.startswith("<frozen importlib"):
+                return  # Looks for a module; where, depends on Python.
             if code.co_filename.startswith(PRODUCT):
                 if code.co_qualname == "<module>":
                     return  # An import.

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`qrexec-client-vm [options] TARGET SERVICE[+ARG] [PROGRAM ARGS…]`: call another guest."""
 
+import _signal  # type: ignore[import-not-found]  # typeshed knows `signal` alone
 import _socket
 import os
 import sys
+import time
 
 from . import wire
 from .relay import Relay, Signals
 
 AGENT = "/run/lab-agent.sock"
-MAX_TARGET, MAX_SERVICE = 31, 63
+MAX_TARGET = 63
+"""Longer ones are cut off, and nobody is of that name; a service may have any length."""
+
+LOST = 255
+"""The exit code when the connection ended before the service."""
 
 
 class Failed(Exception):
@@ -18,12 +24,10 @@ class Failed(Exception):
 
 def request(target: str, service: str) -> _socket.socket:
     """Ask the agent for a connection; returns the link once the policy has allowed it."""
-    if len(target) > MAX_TARGET or len(service) > MAX_SERVICE:
-        raise Failed(wire.EXIT_PROBLEM, "name of target or service too long")
     link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         link.connect(AGENT)
-        link.send(bytes((wire.CALL,)) + f"{target}\0{service}".encode())
+        link.send(bytes((wire.CALL,)) + f"{target[:MAX_TARGET]}\0{service}".encode())
         answer = link.recv(wire.CHUNK)
     except OSError as error:
         raise Failed(wire.EXIT_PROBLEM, f"cannot reach the agent: {error.strerror}") from error
@@ -41,9 +45,11 @@ def _become(program: "list[str]", stdin: _socket.socket, stdout: _socket.socket)
         os.set_inheritable(fd, True)
         os.environ[name] = str(fd)
     os.environ["QREXEC_AGENT_PID"] = str(os.getppid())
+    os.environ.pop("LC_CTYPE", None)  # Python's own doing
     os.dup2(stdin.fileno(), 0)
     os.dup2(stdout.fileno(), 1)
     Signals.reset()
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)  # as the real one leaves it to its program
     os.execv(program[0], [os.path.basename(program[0]), *program[1:]])
 
 
@@ -65,8 +71,14 @@ def start(program: "list[str]") -> "tuple[int, int, int]":
     return pid, stdin.detach(), stdout.detach()
 
 
+def _log(text: str) -> None:
+    """What the real one writes to its stderr, where the service's text comes out, too."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.write(2, f"{stamp}.000 qrexec-client-vm[{os.getpid()}]: {text}\n".encode())
+
+
 def main(argv: "list[str]") -> int:
-    """Returns the program's exit code; without a program the service's."""
+    """Returns the service's exit code, or the program's if that of the service is 0."""
     arguments = argv[1:]
     while arguments and arguments[0].startswith("-"):
         arguments.pop(0)  # the real one's options are about filtering and buffers
@@ -82,9 +94,11 @@ def main(argv: "list[str]") -> int:
     pid, stdin, stdout = start(arguments[2:]) if arguments[2:] else (0, 1, 0)
     relay = Relay(link, signals, (stdin, stdout, -1), pid)
     relay.run()
-    if pid:
-        return relay.wait()
-    return 255 if relay.remote is None else relay.remote
+    code = relay.wait() if pid else 0
+    if relay.remote is None:
+        _log("process_io.c:249:qrexec_process_io: vchan connection closed early")
+        return LOST
+    return relay.remote or code
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from . import wire
 
 ENOTCONN = 107  # <asm-generic/errno.h>
 
+
 class Signals:
     """SIGUSR1 and SIGCHLD as a file descriptor to poll; to be made before any child."""
 
@@ -57,8 +58,14 @@ class Relay:
     0 for none. The side of the service is the one with a stderr; `log` gets a copy of that.
     """
 
-    def __init__(self, link: _socket.socket, signals: Signals, fds: "tuple[int, int, int]",
-                 pid: int, log: "int | None" = None) -> None:
+    def __init__(
+        self,
+        link: _socket.socket,
+        signals: Signals,
+        fds: "tuple[int, int, int]",
+        pid: int,
+        log: "int | None" = None,
+    ) -> None:
         self._link, self._signals, self._pid, self._log = link, signals, pid, log
         self._sink, self._source, self._errors = fds
         self._stdin = self._sink  # what single-socket mode reads from, even after its EOF
@@ -125,8 +132,10 @@ class Relay:
             kind = wire.STDOUT if self._service else wire.STDIN
             if not self._take(self._source, kind):
                 self._close_source()
-        if self._errors >= 0 and self._errors in events and not self._take(
-            self._errors, wire.STDERR
+        if (
+            self._errors >= 0
+            and self._errors in events
+            and not self._take(self._errors, wire.STDERR)
         ):
             self._close_errors()
 
@@ -163,8 +172,9 @@ class Relay:
                 self._handle(self._frames.pop(0))
                 continue
             try:
-                count = len(self._pending) if self._sink < 0 else os.write(
-                    self._sink, self._pending)
+                count = (
+                    len(self._pending) if self._sink < 0 else os.write(self._sink, self._pending)
+                )
             except BlockingIOError:
                 return
             except OSError:

@@ -13,6 +13,16 @@ CONFIG_FOLDERS = ("/usr/local/etc/qubes/rpc-config", "/etc/qubes/rpc-config")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+USERS_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
+"""A service's is that of a login shell of its user (/etc/profile)."""
+
+ENOENT = 2  # <asm-generic/errno-base.h>
+
+
+class Unusable(Exception):
+    """There is no such service, or it cannot be started: the exit code. Nothing is said of it."""
+
+
 def find(folders: "tuple[str, ...]", full_name: str) -> "str | None":
     """The first of NAME+ARG and NAME in each folder."""
     name, _, argument = full_name.partition("+")
@@ -30,6 +40,8 @@ def forced_user(full_name: str) -> "str | None":
         with open(path, encoding="ascii") as file:
             for line in file:
                 key, _, value = line.strip().partition("=")
+                if len(value) < 2 or value[0] not in "'\"01tf":
+                    raise Unusable(wire.EXIT_PROBLEM)
                 if key == "force-user":
                     return value.strip("'\"")
     return None
@@ -42,17 +54,25 @@ def become(user: str) -> "dict[str, str]":
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
     os.chdir(entry.pw_dir if os.path.isdir(entry.pw_dir) else "/")
-    return {"PATH": PATH, "HOME": entry.pw_dir, "USER": user, "LOGNAME": user,
-            "SHELL": entry.pw_shell}
+    return {
+        "PATH": PATH,
+        "HOME": entry.pw_dir,
+        "USER": user,
+        "LOGNAME": user,
+        "SHELL": entry.pw_shell,
+    }
 
 
 def service_environment(full_name: str, remote: str) -> "dict[str, str]":
     """What a service is told; the caller is still the connection's process or its child."""
-    return {
+    told = {
         "QREXEC_REMOTE_DOMAIN": remote,
+        "QREXEC_REQUESTED_TARGET_TYPE": "",
         "QREXEC_SERVICE_FULL_NAME": full_name,
-        "QREXEC_SERVICE_ARGUMENT": full_name.partition("+")[2],
     }
+    if "+" in full_name:
+        told["QREXEC_SERVICE_ARGUMENT"] = full_name.partition("+")[2]
+    return told
 
 
 def _replace(user: str, argv: "list[str]", extra: "dict[str, str]", fds: "tuple[int, ...]") -> None:
@@ -62,18 +82,23 @@ def _replace(user: str, argv: "list[str]", extra: "dict[str, str]", fds: "tuple[
     Signals.reset()
     os.setsid()
     environment = become(user)
+    if extra and os.getuid():
+        environment["PATH"] = USERS_PATH
     os.execve(argv[0], argv, environment | extra)
 
 
 def _spawn(user: str, argv: "list[str]", extra: "dict[str, str]", fds: "tuple[int, ...]") -> int:
     pid = os.fork()
     if pid == 0:
+        code = wire.EXIT_PROBLEM
         try:
             _replace(user, argv, extra, fds)
         except (OSError, KeyError) as error:
             os.write(2, f"{argv[0]}: {error}\n".encode())
+            if isinstance(error, OSError) and error.errno == ENOENT:
+                code = wire.EXIT_NOT_FOUND  # a shell's word for an interpreter that is not there
         finally:
-            os._exit(wire.EXIT_PROBLEM)
+            os._exit(code)
     for fd in fds:
         os.close(fd)
     return pid
@@ -89,8 +114,8 @@ def _pipe(writing: bool) -> "tuple[int, int]":
     return (writer, reader) if writing else (reader, writer)
 
 
-def _start(link: _socket.socket, payload: bytes) -> "tuple[Relay, bool] | None":
-    """Start what OPEN asks for; None if there is no such service."""
+def _start(link: _socket.socket, payload: bytes) -> "tuple[Relay, bool]":
+    """Start what OPEN asks for, or raise `Unusable`."""
     kind, user, remote, command = payload.split(b"\0", 3)
     signals = Signals()
     if kind == wire.EXEC:
@@ -99,9 +124,13 @@ def _start(link: _socket.socket, payload: bytes) -> "tuple[Relay, bool] | None":
         owner = user.decode()
     else:
         name = command.decode()
+        if remote != b"dom0" and "+" not in name:
+            name += "+"  # as the caller's daemon completes it
         path = find(SERVICE_FOLDERS, name)
         if path is None:
-            return None
+            raise Unusable(wire.EXIT_NOT_FOUND)
+        if not os.access(path, os.X_OK):
+            raise Unusable(wire.EXIT_PROBLEM)
         argument = name.partition("+")[2]
         argv = [path, argument] if argument else [path]
         extra = service_environment(name, remote.decode())
@@ -116,13 +145,17 @@ def _start(link: _socket.socket, payload: bytes) -> "tuple[Relay, bool] | None":
 
 def serve(link: _socket.socket, payload: bytes) -> int:
     """Run one connection, to its end; returns the exit code of what it ran."""
-    started = _start(link, payload)
-    if started is None:
-        for frame in (bytes((wire.STDOUT,)), bytes((wire.STDERR,)),
-                      bytes((wire.EXIT,)) + wire.number(wire.EXIT_NOT_FOUND)):
+    try:
+        relay, command = _start(link, payload)
+    except Unusable as unusable:
+        code: int = unusable.args[0]
+        for frame in (
+            bytes((wire.STDOUT,)),
+            bytes((wire.STDERR,)),
+            bytes((wire.EXIT,)) + wire.number(code),
+        ):
             link.send(frame)
-        return wire.EXIT_NOT_FOUND
-    relay, command = started
+        return code
     relay.run()
     if command and relay.local is None:
         # The caller gave up: a test's command has nobody left to end it.

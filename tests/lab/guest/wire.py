@@ -54,8 +54,11 @@ class Parser:
             if end > len(self._data):
                 break
             frames.append(
-                (value(self._data[start : start + 4]), self._data[start + 4],
-                 bytes(self._data[body:end]))
+                (
+                    value(self._data[start : start + 4]),
+                    self._data[start + 4],
+                    bytes(self._data[body:end]),
+                )
             )
             start = end
         del self._data[:start]

@@ -1,105 +1,83 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ports, devices, assignments."""
+"""Which device is meant: by its place, by what it is, or by both."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from qubes.exc import ProtocolError
 
-UNKNOWN_ID = "0000:0000::?******"
+ANY = "*"
 
 
-class Port:
-    def __init__(self, backend_domain: Any, port_id: str, devclass: str) -> None:
-        self.backend_domain = backend_domain
-        self.port_id = port_id
-        self.devclass = devclass
+class Port(NamedTuple):
+    """A place."""
 
-    def _key(self) -> tuple[str, str, str]:
-        return str(self.backend_domain.name), self.port_id, self.devclass
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Port) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
+    backend_domain: Any
+    port_id: str
+    devclass: str
 
     def __str__(self) -> str:
         return f"{self.backend_domain.name}:{self.port_id}"
 
 
 class VirtualDevice:
-    def __init__(self, port: Port, device_id: str | None = None) -> None:
-        self.port = port
-        self._device_id = device_id
+    """A place and an identity, either of which may be any; whatever has the same two is equal."""
+
+    def __init__(self, port: Port, device_id: str = ANY) -> None:
+        self.port, self._identity = port, device_id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.port, name)
 
     @property
     def device_id(self) -> str:
-        return self._device_id or "*"
+        return self._identity
 
     @property
-    def backend_domain(self) -> Any:
-        return self.port.backend_domain
-
-    @property
-    def port_id(self) -> str:
-        return self.port.port_id
-
-    @property
-    def devclass(self) -> str:
-        return self.port.devclass
+    def _both(self) -> tuple[Port, str]:
+        return self.port, self.device_id
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, VirtualDevice | DeviceAssignment):
-            return (self.port, self.device_id) == (other.port, other.device_id)
-        return NotImplemented
+        return isinstance(other, VirtualDevice) and self._both == other._both
 
     def __hash__(self) -> int:
-        return hash((self.port, self.device_id))
+        return hash(self._both)
 
     def __str__(self) -> str:
         return f"{self.port}:{self.device_id}"
 
 
-class DeviceInterface:
-    def __init__(self, interface_encoding: str, devclass: str | None = None) -> None:
-        self._code = (devclass[0] if devclass else "") + interface_encoding
+class DeviceInterface(str):
+    """Class, subclass and protocol of an interface, behind the first letter of the device class."""
 
-    def __repr__(self) -> str:
-        return self._code
+    def __new__(cls, code: str, devclass: str = "") -> Self:
+        return super().__new__(cls, devclass[:1] + code)
 
-    def __eq__(self, other: object) -> bool:
-        return repr(self) == repr(other)
-
-    def __hash__(self) -> int:
-        return hash(self._code)
+    __repr__ = str.__str__
 
 
 class DeviceInfo(VirtualDevice):
+    """A device of which nothing is known but its place."""
+
     vendor = product = manufacturer = name = serial = "unknown"
+    attachment: Any = None
+
+    def __init__(self, port: Port) -> None:
+        super().__init__(port, "0000:0000::?******")
 
     @property
     def interfaces(self) -> list[DeviceInterface]:
         return [DeviceInterface("?******")]
 
     @property
-    def device_id(self) -> str:
-        return self._device_id or UNKNOWN_ID
-
-    @property
-    def attachment(self) -> Any:
-        return None
-
-    @property
     def description(self) -> str:
-        vendor = self.vendor if self.vendor != "unknown" else self.manufacturer
-        return f"USB device: {vendor} {self.product}"
+        return f"device {self.manufacturer} {self.name}"
 
 
 class UnknownDevice(DeviceInfo):
-    pass
+    """What is said to be in a port that has none."""
 
 
 class AssignmentMode(Enum):
@@ -109,7 +87,9 @@ class AssignmentMode(Enum):
     REQUIRED = "required"
 
 
-class DeviceAssignment:
+class DeviceAssignment(VirtualDevice):
+    """A device that a qube has, or shall have."""
+
     def __init__(
         self,
         device: VirtualDevice,
@@ -117,46 +97,27 @@ class DeviceAssignment:
         options: dict[str, str] | None = None,
         mode: str = "manual",
     ) -> None:
-        self.virtual_device = VirtualDevice(device.port, device.device_id)
+        super().__init__(device.port, device.device_id)
         self.frontend_domain = frontend_domain
         self.options = options or {}
         self.mode = AssignmentMode(mode)
-        self.port_id, self.device_id = device.port_id, device.device_id
-        self.port, self.backend_domain = device.port, device.backend_domain
-        self.devclass = device.devclass
-
-    def __str__(self) -> str:
-        return str(self.virtual_device)
-
-    def __eq__(self, other: object) -> bool:
-        return self.virtual_device == other
-
-    def __hash__(self) -> int:
-        return hash(self.virtual_device)
-
-    @property
-    def attach_automatically(self) -> bool:
-        return self.mode != AssignmentMode.MANUAL
-
-    @property
-    def required(self) -> bool:
-        return self.mode == AssignmentMode.REQUIRED
-
-    @property
-    def device(self) -> DeviceInfo:
-        exposed = self.backend_domain.devices[self.port.devclass]
-        found = exposed[self.port_id] if self.port_id != "*" else None
-        if isinstance(found, UnknownDevice) or (found and self.matches(found)):
-            return found
-        matching = [device for device in exposed if self.matches(device)]
-        if len(matching) != 1:
-            raise ProtocolError("no device, or several")
-        only: DeviceInfo = matching[0]
-        return only
+        self.required = mode == "required"
+        self.attach_automatically = mode != "manual"
 
     def matches(self, device: VirtualDevice) -> bool:
-        return (
-            (self.port.devclass, self.backend_domain) == (device.devclass, device.backend_domain)
-            and self.port_id in ("*", device.port_id)
-            and self.device_id in ("*", device.device_id)
+        """Whether a device is one that is meant."""
+        wanted = (*self.port, self.device_id)
+        return all(
+            mine in (ANY, its)
+            for mine, its in zip(wanted, (*device.port, device.device_id), strict=True)
         )
+
+    @property
+    def device(self) -> Any:
+        """The one that is meant; ProtocolError if there are several, or another one is there."""
+        exposed = self.backend_domain.devices[self.devclass]
+        there = exposed if self.port_id == ANY else [exposed[self.port_id]]
+        meant = [one for one in there if self.matches(one) or isinstance(one, UnknownDevice)]
+        if len(meant) != 1:
+            raise ProtocolError
+        return meant[0]

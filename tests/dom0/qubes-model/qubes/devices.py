@@ -1,73 +1,81 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a qube exposes, has and is assigned, by class of device."""
+"""The devices of a qube: those that it exposes, has, and shall have. Extensions know and do all."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from qubes.device_protocol import DeviceAssignment, Port, UnknownDevice
-from qubes.exc import (
-    DeviceAlreadyAttached,
-    DeviceNotAssigned,
-    ProtocolError,
-    QubesVMNotRunningError,
-)
+from qubes import exc
+from qubes.device_protocol import DeviceAssignment, Port, UnknownDevice, VirtualDevice
 
 
 class DeviceCollection:
-    def __init__(self, vm: Any, bus: str) -> None:
-        self._vm = vm
-        self._bus = bus
-        self._set: list[DeviceAssignment] = []
+    """Those of one class."""
 
-    async def attach(self, assignment: DeviceAssignment) -> None:
-        if self._vm.is_halted():
-            raise QubesVMNotRunningError(self._vm, "VM not running, cannot attach device")
-        device = assignment.device
-        if isinstance(device, UnknownDevice):
-            raise ProtocolError("device not recognized")
-        if any(device == attached.device for attached in self.get_attached_devices()):
-            raise DeviceAlreadyAttached(f"device {device} already attached to {self._vm.name}")
-        arguments = {"device": device, "options": assignment.options}
-        await self._vm.fire_event_async(
-            f"device-pre-attach:{self._bus}", pre_event=True, **arguments
-        )
-        await self._vm.fire_event_async(f"device-attach:{self._bus}", **arguments)
+    def __init__(self, vm: Any, devclass: str) -> None:
+        self.vm, self.devclass = vm, devclass
+        self.assigned: list[DeviceAssignment] = []
 
-    async def detach(self, port: Port) -> None:
-        attached = [one for one in self.get_attached_devices() if one.port_id == port.port_id]
-        if not attached:
-            raise DeviceNotAssigned(f"device {port} not attached to {self._vm.name}")
-        port = attached[0].device.port
-        await self._vm.fire_event_async(f"device-pre-detach:{self._bus}", pre_event=True, port=port)
-        await self._vm.fire_event_async(f"device-detach:{self._bus}", port=port)
+    def _ask(self, what: str, **details: Any) -> list[Any]:
+        given: list[Any] = self.vm.fire_event(f"device-{what}:{self.devclass}", **details)
+        return given
 
-    async def assign(self, assignment: DeviceAssignment) -> None:
-        self._set.append(assignment)
-
-    async def unassign(self, assignment: DeviceAssignment) -> None:
-        self._set.remove(assignment)
-
-    def get_assigned_devices(self) -> Iterator[DeviceAssignment]:
-        yield from self._set
-
-    def get_attached_devices(self) -> Iterator[DeviceAssignment]:
-        for device, options in self._vm.fire_event(f"device-list-attached:{self._bus}"):
-            assigned = [one for one in self._set if one == device]
-            yield assigned[0] if assigned else DeviceAssignment(device, self._vm, options)
+    async def _do(self, what: str, **details: Any) -> None:
+        for before in ("pre-", ""):
+            event = f"device-{before}{what}:{self.devclass}"
+            await self.vm.fire_event_async(event, pre_event=bool(before), **details)
 
     def __iter__(self) -> Iterator[Any]:
-        yield from self._vm.fire_event(f"device-list:{self._bus}")
+        return iter(self._ask("list"))
 
     def __getitem__(self, port_id: str) -> Any:
-        found = self._vm.fire_event(f"device-get:{self._bus}", port_id=port_id)
-        return found[0] if found else UnknownDevice(Port(self._vm, port_id, self._bus))
+        port = Port(self.vm, port_id, self.devclass)
+        return next(iter(self._ask("get", port_id=port_id)), UnknownDevice(port))
+
+    def get_assigned_devices(self) -> Iterator[DeviceAssignment]:
+        return iter(self.assigned)
+
+    def get_attached_devices(self) -> Iterator[DeviceAssignment]:
+        for device, options in self._ask("list-attached"):
+            attached = DeviceAssignment(device, self.vm, options)
+            yield next((one for one in self.assigned if one == attached), attached)
+
+    async def attach(self, assignment: DeviceAssignment) -> None:
+        if self.vm.is_halted():
+            raise exc.QubesVMNotRunningError(self.vm)
+        device = assignment.device
+        if isinstance(device, UnknownDevice):
+            raise exc.ProtocolError
+        if device in self.get_attached_devices():
+            raise exc.DeviceAlreadyAttached
+        await self._do("attach", device=device, options=assignment.options)
+
+    async def detach(self, port: Port) -> None:
+        if port not in [attached.port for attached in self.get_attached_devices()]:
+            raise exc.DeviceNotAssigned
+        await self._do("detach", port=port)
+
+    def load_assignment(self, assignment: DeviceAssignment) -> None:
+        self.assigned.append(assignment)
+
+    async def assign(self, assignment: DeviceAssignment) -> None:
+        if assignment in self.assigned:
+            raise exc.DeviceAlreadyAssigned
+        self.assigned.append(assignment)
+        device = VirtualDevice(assignment.port, assignment.device_id)
+        await self._do("assign", device=device, options=assignment.options)
+
+    async def unassign(self, assignment: DeviceAssignment) -> None:
+        if assignment not in self.assigned:
+            raise exc.DeviceNotAssigned
+        self.assigned.remove(assignment)
 
 
 class DeviceManager(dict[str, DeviceCollection]):
+    """All of them, by class."""
+
     def __init__(self, vm: Any) -> None:
         super().__init__()
-        self._vm = vm
+        self.vm = vm
 
-    def __missing__(self, key: str) -> DeviceCollection:
-        self[key] = DeviceCollection(self._vm, key)
-        return self[key]
+    def __missing__(self, devclass: str) -> DeviceCollection:
+        return self.setdefault(devclass, DeviceCollection(self.vm, devclass))

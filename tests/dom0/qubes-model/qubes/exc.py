@@ -1,39 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Exceptions with the same names and parents."""
+"""What may be raised: users read all of these but ProtocolError."""
 
 from typing import Any
 
 
 class QubesException(Exception):
-    pass
+    """The request cannot be done."""
 
 
 class QubesValueError(QubesException, ValueError):
-    pass
-
-
-class QubesVMError(QubesException):
-    def __init__(self, vm: Any, msg: str) -> None:
-        super().__init__(msg)
-        self.vm = vm
-
-
-class QubesVMNotRunningError(QubesVMError):
-    def __init__(self, vm: Any, msg: str | None = None) -> None:
-        super().__init__(vm, msg or f"Domain not running (either powered off or paused): {vm.name}")
-
-
-class DeviceAlreadyAttached(QubesException, KeyError):
-    pass
-
-
-class DeviceNotAssigned(QubesException, KeyError):
-    pass
+    """It is malformed."""
 
 
 class UnrecognizedDevice(QubesException, ValueError):
-    pass
+    """No such device is there."""
+
+
+class DeviceAlreadyAttached(QubesException, KeyError):
+    """A qube has it."""
+
+
+class DeviceAlreadyAssigned(QubesException, KeyError):
+    """A qube shall have it already."""
+
+
+class DeviceNotAssigned(QubesException, KeyError):
+    """That qube has it not."""
+
+
+class QubesVMNotRunningError(QubesException):
+    """A qube would have to run."""
+
+    def __init__(self, vm: Any) -> None:
+        super().__init__(f"{vm.name} is not running")
 
 
 class ProtocolError(AssertionError):
-    pass
+    """A client named a device that it cannot mean."""

@@ -1,33 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Extensions: one instance for each class, whose own methods are hooked when it is made first."""
+"""Extensions: there is one of each class, and what is marked in that class alone is called."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from functools import cache
+from typing import Any, TypeVar
 
-import qubes.vm
+from qubes.vm import LocalVM
 
-
-class System(qubes.events.Emitter):
-    """Where handlers of the system go: the application."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Extension:
-    def __new__(cls) -> Self:
-        if "_instance" not in vars(cls):
-            made = super().__new__(cls)
-            type.__setattr__(cls, "_instance", made)
-            for name in list(vars(cls)):
-                method = getattr(made, name)
-                for event in getattr(method, "ha_events", ()):
-                    (method.ha_vm or System).__handlers__[event].add(method)
-        instance: Self = vars(cls)["_instance"]
-        return instance
+    def __new__(cls) -> Any:
+        return the_only(cls)  # type: ignore[arg-type]
 
 
-def handler(*events: str, system: bool = False) -> Callable[[Any], Any]:
-    def mark(function: Any) -> Any:
-        function.ha_events = events
-        function.ha_vm = None if system else qubes.vm.LocalVM
+@cache
+def the_only(kind: type) -> Any:
+    """The instance, from whose making on its handlers are called."""
+    extension: Any = object.__new__(kind)
+    for function in vars(kind).values():
+        for event in getattr(function, "heard", ()):
+            LocalVM.__handlers__[event].add(function.__get__(extension))
+    return extension
+
+
+def handler(*events: str, system: bool = False) -> Callable[[F], F]:
+    """Mark a method. Nothing happens to the system here."""
+
+    def mark(function: F) -> F:
+        function.heard = () if system else events  # type: ignore[attr-defined]
         return function
 
     return mark

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What asks the user. Nobody is there: tests put their own in its place."""
+"""The question to the user, who is not there: tests answer in the user's place."""
 
 from typing import Any
 
 
 async def confirm_device_attachment(device: Any, frontends: Any) -> str:
-    return ""
+    raise NotImplementedError

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The files that tell apt and dnf where a repository is, whatever its address looks like."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from .machine import run
+
+
+def test_an_address_that_a_shell_would_split(tree: Path, dist: Path, tmp_path: Path) -> None:
+    """apt reads words, so a space is %20; nothing else is changed, and no command is run."""
+    address = "https://example.org/it's a; touch there #\"`x`/%7Eme&you"
+    run("make", "repo", f"URL={address}", f"REPO={tmp_path}/re po", f"DIST={dist}", folder=tree)
+    written = address.replace(" ", "%20")
+    line = (tmp_path / "re po/qubes-usb-proxy.list").read_text()
+    key = "/etc/apt/keyrings/qubes-usb-proxy.asc"
+    assert line == f"deb [signed-by={key}] {written}/apt ./\n"
+    repo = ConfigParser(interpolation=None)
+    repo.read(tmp_path / "re po/qubes-usb-proxy.repo")
+    assert dict(repo["qubes-usb-proxy"]) == {
+        "name": "qubes-usb-proxy",
+        "baseurl": f"{written}/dnf",
+        "gpgcheck": "1",
+        "repo_gpgcheck": "1",
+        "gpgkey": f"{written}/qubes-usb-proxy.asc",
+    }
+    assert not (tree / "there").exists()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A package that was installed and is no more: what stays below /etc grants and breaks nothing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .machine import Root, copy_of
+from .test_install import PRIVATE, stub_deb
+
+SUDOERS = "etc/sudoers.d/qubes-usb-proxy"
+PROGRAMS = {
+    "qubes.USB": "usb-export",
+    "qubes.USBAttach": "usb-attach",
+    "qubes.USBDetach": "usb-detach",
+}
+ALLOWED = "/usr/bin/qubes-usb-proxy"
+
+
+@pytest.fixture
+def root(packages: dict[str, Path], tmp_path: Path) -> Root:
+    """With 4.4 and what is like 4.3.6 in /srv."""
+    made = copy_of("full", tmp_path)
+    shutil.copy(packages["deb"], made.folder / "srv/new.deb")
+    shutil.copy(stub_deb(tmp_path, "qubes-usb-proxy", "4.3.6"), made.folder / "srv/old.deb")
+    return made
+
+
+def may(root: Root) -> str:
+    """What sudo lets a member of the group qubes do."""
+    return root.run("sudo", "-l", "-U", "user")
+
+
+def test_after_a_downgrade(root: Root) -> None:
+    """4.3.6 has no sudoers file: ours lets nobody do anything, and waits for the next upgrade."""
+    before = root.paths()
+    root.run("dpkg", "-i", "/srv/new.deb")
+    assert ALLOWED in may(root)
+    root.run("dpkg", "-i", "--force-downgrade", "--force-confnew", "/srv/old.deb")
+    assert not (root.folder / SUDOERS).exists()
+    assert not (root.folder / PRIVATE).exists()
+    assert ALLOWED not in may(root)
+    root.run("dpkg", "--purge", "qubes-usb-proxy")
+    assert root.paths() - before == {f"{SUDOERS}.dpkg-old"}
+
+
+def test_after_a_removal(root: Root) -> None:
+    """Each service that apt leaves answers dom0 with one sentence of ours."""
+    root.run("dpkg", "-i", "/srv/new.deb")
+    root.run("apt-get", "remove", "-y", "qubes-usb-proxy")
+    assert not (root.folder / "usr/lib/qubes").exists()
+    services = {path.name for path in (root.folder / "etc/qubes-rpc").iterdir()}
+    assert services == set(PROGRAMS)
+    for service, program in PROGRAMS.items():
+        done = root.attempt(f"/etc/qubes-rpc/{service}", "2-1")
+        assert (done.returncode, done.stdout) == (7, "")
+        sentence = "qubes-usb-proxy was removed from this qube; install it again [UP-780]"
+        assert done.stderr == f"{program}: {sentence}\n"

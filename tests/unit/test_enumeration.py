@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What counts as a device that can be used; real kernels and udev are in the lab."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from usb_proxy.errors import PeerError, SystemLackError
+from usb_proxy.frontend import enumeration
+from usb_proxy.frontend.enumeration import Enumeration
+from usb_proxy.qrexec import Link
+from usb_proxy.uevents import LOST, UDEV, Uevents
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .fake_kernel import FakeKernel
+
+PATH = "/devices/platform/vhci_hcd.0/usb3/3-1"
+BIND = f"bind@{PATH}"
+OWN = f"add@{PATH}/3-1:1.0"
+
+
+class Script:
+    """Events at their seconds, on a clock of its own that stands still while nobody waits."""
+
+    def __init__(self, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[tuple[float, str]] = []
+        self.time = 0.0
+        self._kernel = kernel
+        self._fd = os.open(os.devnull, os.O_RDONLY)
+        monkeypatch.setattr(kernel, "now", lambda: self.time)
+        monkeypatch.setattr(kernel, "wait", self._wait)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def _wait(self, _events: Mapping[int, int], deadline: float) -> dict[int, int]:
+        if not self.events or self.events[0][0] >= deadline:
+            self.time = max(self.time, deadline)
+            return {}
+        self.time = max(self.time, self.events[0][0])
+        return {self._fd: select.POLLIN}
+
+    def pending(self) -> list[str]:
+        event = self.events.pop(0)[1]
+        if event.startswith("authorize"):
+            home = self._kernel.tree / f"sys{PATH}"
+            (home / "authorized").write_text("1\n")
+            (home / "bConfigurationValue").write_text("1\n")
+        return [event]
+
+
+@pytest.fixture
+def home(kernel: FakeKernel) -> Path:
+    home = kernel.tree / f"sys{PATH}"
+    (home / "3-1:1.0/driver").mkdir(parents=True)
+    (home / "3-1:1.1").mkdir()
+    shown = {"authorized": "1", "bConfigurationValue": "1", "idVendor": "12ab", "idProduct": "00cd"}
+    for name, text in shown.items():
+        (home / name).write_text(f"{text}\n")
+    return home
+
+
+@pytest.fixture
+def script(kernel: FakeKernel, home: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    return Script(kernel, monkeypatch)
+
+
+def wait(kernel: FakeKernel, script: Script, *events: tuple[float, str]) -> float:
+    """Wait for the device while these come: when it was usable."""
+    script.events = list(events)
+    Enumeration(kernel, cast("Uevents", script), PATH, Link(kernel), None).await_usable(92)
+    return script.time
+
+
+def udev_runs(kernel: FakeKernel) -> None:
+    (kernel.tree / "run/udev/control").touch()
+
+
+def test_where_no_udev_runs_the_kernels_word_is_enough(
+    kernel: FakeKernel, peer: socket.socket, script: Script
+) -> None:
+    assert wait(kernel, script, (0.3, f"add@{PATH}"), (0.4, BIND)) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("announced", "when"),
+    [
+        ([(0.5, f"add@{PATH}"), (0.6, f"bind@{PATH}/3-1:1.0")], 0.6),
+        ([(0.5, f"bind@{PATH}/3-1:1.0"), (0.6, f"add@{PATH}")], 0.6),
+        ([(0.5, f"add@{PATH}"), (0.6, f"add@{PATH}/3-1:1.0")], 2.4),
+        ([(0.5, f"add@{PATH}"), (0.6, f"bind@{PATH}/3-1:1.1")], 2.4),
+        ([(0.5, f"bind@{PATH}"), (3.0, f"bind@{PATH}/3-1:1.0")], 2.4),
+        ([], 2.4),
+    ],
+)
+def test_udev_is_waited_for_as_to_interfaces_with_a_driver(
+    kernel: FakeKernel,
+    peer: socket.socket,
+    script: Script,
+    announced: list[tuple[float, str]],
+    when: float,
+) -> None:
+    udev_runs(kernel)
+    told = [(time, UDEV + event) for time, event in announced]
+    assert wait(kernel, script, (0.4, BIND), *told) == pytest.approx(when)
+
+
+def test_what_udev_said_before_the_kernel_was_done_counts(
+    kernel: FakeKernel, peer: socket.socket, script: Script
+) -> None:
+    udev_runs(kernel)
+    events = [f"{UDEV}add@{PATH}", f"{UDEV}bind@{PATH}/3-1:1.0", BIND]
+    assert wait(kernel, script, *((0.3, event) for event in events)) == 0.3
+
+
+def test_events_that_were_lost_are_made_up_for(
+    kernel: FakeKernel, peer: socket.socket, script: Script, home: Path
+) -> None:
+    (home / "driver").mkdir()
+    assert wait(kernel, script, (0.3, LOST)) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("events", "when", "id"),
+    [
+        ([], 15, "UP-616"),
+        ([(14, OWN), (40, BIND)], 40, None),
+        ([(14, OWN), (43, f"change@{PATH}/3-1:1.0/firmware/x"), (59, BIND)], 59, None),
+        ([(14, OWN)], 44, "UP-621"),
+        ([(float(s), OWN) for s in range(1, 90)], 60, "UP-621"),
+        ([(14, f"add@{PATH[:-1]}2"), (28, f"add@{PATH[:-1]}12"), (29.5, BIND)], 29.5, None),
+        ([(float(s), f"add@{PATH[:-1]}12") for s in range(1, 90)], 30, "UP-616"),
+        ([(14, "add@/devices/pci0000:00/usb1/1-1"), (16, BIND)], 15, "UP-616"),
+    ],
+)
+def test_events_of_the_device_give_it_time_within_a_bound(
+    kernel: FakeKernel,
+    peer: socket.socket,
+    script: Script,
+    *,
+    events: list[tuple[float, str]],
+    when: float,
+    id: str | None,
+) -> None:
+    if id is None:
+        assert wait(kernel, script, *events) == when
+    else:
+        with pytest.raises(PeerError, match=id):
+            wait(kernel, script, *events)
+        assert script.time == when
+
+
+@pytest.mark.parametrize(
+    ("authorized", "usbguard", "said"),
+    [
+        ("0", True, r"usbguard append-rule 'allow id 12ab:00cd' \[UP-750\]"),
+        ("0", False, r"tee /sys/devices/platform/vhci_hcd.\*/usb\*/authorized_default \[UP-751\]"),
+        ("1", True, r"12ab:00cd; see: .* \[UP-752\]"),
+    ],
+)
+def test_a_device_without_a_configuration_is_no_success(
+    kernel: FakeKernel,
+    peer: socket.socket,
+    script: Script,
+    home: Path,
+    *,
+    authorized: str,
+    usbguard: bool,
+    said: str,
+) -> None:
+    (home / "authorized").write_text(f"{authorized}\n")
+    (home / "bConfigurationValue").write_text("")
+    if usbguard:
+        kernel.command("usbguard")
+    with pytest.raises(SystemLackError, match=said):
+        wait(kernel, script, (0.4, BIND))
+    assert script.time == pytest.approx(0.4 + enumeration.SETTLE_SECONDS)
+
+
+def test_a_device_that_usbguard_allows_a_little_later_is_one(
+    kernel: FakeKernel, peer: socket.socket, script: Script, home: Path
+) -> None:
+    (home / "authorized").write_text("0\n")
+    (home / "bConfigurationValue").write_text("")
+    assert wait(kernel, script, (0.4, BIND), (0.7, "authorize")) == 0.7

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nothing begins once all was ended: not what waited, and in suspend nothing at all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from usb_proxy import suspend
+from usb_proxy.errors import ExitCode
+
+from .fake_machine import open_files
+from .processes import Running, hold, run, wait_for
+
+if TYPE_CHECKING:
+    from .fake_kernel import FakeKernel
+
+RESUMED = Path(__file__).parents[2] / "programs/usb-resumed"
+RECORD = "/run/qubes/usb-import-sys-usb-1-1.4.state"
+BEFORE_SUSPEND = {"QREXEC_SERVICE_FULL_NAME": "qubes.SuspendPreAll"}
+
+
+@pytest.fixture(autouse=True)
+def called(kernel: FakeKernel, peer: socket.socket, agent: list[int]) -> None:
+    """A qube that may lend and use devices."""
+    kernel.plug("1-1.4", devnum="5")
+    kernel.add_vhci()
+
+
+PROGRAMS = {
+    "export-1-1.4": ("usb-export", "1-1.4"),
+    "import-sys-usb-1-1.4": ("usb-import", RECORD),
+}
+
+
+@pytest.mark.parametrize("lock", PROGRAMS)
+def test_what_waited_ends_with_a_sentence(kernel: FakeKernel, lock: str) -> None:
+    with hold(kernel, lock, release=True):
+        waiter = Running(kernel, *PROGRAMS[lock])
+        path = str(kernel.tree / f"run/qubes-usb-proxy/{lock}.lock")
+        wait_for(lambda: path in open_files(), "the program to wait for the lock")
+        assert run(kernel, "usb-detach-all") == ExitCode.OK
+        assert waiter.code() == ExitCode.STOPPED
+    assert "were detached meanwhile; try again [UP-804]" in kernel.said()
+    assert (kernel.written, kernel.locks()) == ([], [])
+
+
+def test_by_hand_it_holds_nothing_up(kernel: FakeKernel, peer: socket.socket) -> None:
+    assert run(kernel, "usb-detach-all") == ExitCode.OK
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    assert peer.recv(100) == b"131077 480\n"
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+
+
+@pytest.mark.parametrize("lock", PROGRAMS)
+def test_nothing_begins_before_resume(kernel: FakeKernel, lock: str) -> None:
+    kernel.environment = {**kernel.environment, **BEFORE_SUSPEND}
+    assert run(kernel, "usb-detach-all") == ExitCode.OK
+    assert run(kernel, *PROGRAMS[lock]) == ExitCode.STOPPED
+    assert "about to suspend; attach the device after that [UP-805]" in kernel.said()
+    assert (kernel.written, kernel.locks()) == ([], [])
+
+
+@pytest.mark.parametrize("how", ["told", "time"])
+def test_resume_ends_it(
+    kernel: FakeKernel, peer: socket.socket, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    kernel.environment = {**kernel.environment, **BEFORE_SUSPEND}
+    assert run(kernel, "usb-detach-all") == ExitCode.OK
+    if how == "told":
+        if not RESUMED.exists():
+            pytest.skip("the programs are not beside the package")
+        script = RESUMED.read_text().replace(suspend.MARK, str(kernel.tree) + suspend.MARK)
+        subprocess.run(["/bin/sh", "-c", script], check=True)
+    else:
+        later = suspend.now() + suspend.SUSPEND_SECONDS
+        monkeypatch.setattr(suspend, "now", lambda: later)
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    assert peer.recv(100) == b"131077 480\n"
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "nan nan", "1 2 3"])
+def test_a_mark_that_makes_no_sense_holds_nothing_up(kernel: FakeKernel, text: str) -> None:
+    os.symlink(text or "-", kernel.root + suspend.MARK)
+    suspend.check(kernel, suspend.now())

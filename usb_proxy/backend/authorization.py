@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices that this qube's kernel may not configure (Documentation/usb/authorization.rst).
+
+By the kernel's own setting, or because usbguard blocks them. One that is lent is allowed for as
+long as usbip-host has it, so that no driver of this qube ever does.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from usb_proxy.host import Host
+    from usb_proxy.sysfs import UsbDevice
+
+USBGUARD = "usbguard"
+
+
+def grant(host: Host, device: UsbDevice) -> None:
+    """Authorize a device that usbip-host has; SystemLackError if the kernel refuses.
+
+    usbguard is told, as it would block again what it has not decided about yet.
+    """
+    _tell_usbguard(host, "allow-device", device)
+    if not device.is_authorized():
+        device.write("authorized", "1", "authorize")
+
+
+def tell_of_end(host: Host, device: UsbDevice) -> None:
+    """Tell usbguard that a device which was granted is blocked again."""
+    if device.is_plugged():
+        _tell_usbguard(host, "block-device", device)
+
+
+def _tell_usbguard(host: Host, what: str, device: UsbDevice) -> None:
+    """That fails where its daemon does not run: the kernel's word is what counts, and comes next.
+
+    Not by the port alone: another device may be in it by now.
+    """
+    if host.find_command(USBGUARD) is not None:
+        host.run([USBGUARD, what, f'id {device.product()} via-port "{device.bus_id}"'])

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The backend's kernel driver, usbip-host: take a device, hand it over, give it back."""
+
+from __future__ import annotations
+
+import errno
+
+from usb_proxy import sockets
+from usb_proxy.errors import NoDeviceError, SystemLackError, UsbProxyError
+from usb_proxy.kernel import STUB_AVAILABLE
+from usb_proxy.sysfs import UsbDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from usb_proxy.host import Host
+
+NAME = "usbip-host"
+DRIVER = f"/sys/bus/usb/drivers/{NAME}"
+
+
+def is_held(device: UsbDevice) -> bool:
+    """Whether usbip-host has this device."""
+    return device.driver() == NAME
+
+
+def is_in_use(device: UsbDevice) -> bool:
+    """Whether usbip-host has this device in a session, whoever started that."""
+    return is_held(device) and device.number("usbip_status") != STUB_AVAILABLE
+
+
+def take(host: Host, device: UsbDevice) -> None:
+    """Move a device from its driver to usbip-host, with no session; also one left there before.
+
+    NoDeviceError when it goes away meanwhile, SystemLackError when the kernel refuses.
+    """
+    try:
+        _take(host, device)
+    except NoDeviceError:
+        # Drivers go by names: what is in its port by now may have been taken in its place.
+        try:
+            with UsbDevice(host, device.bus_id) as successor:
+                give_back(host, successor, keep_unbound=False)
+        except NoDeviceError:
+            pass
+        raise
+
+
+def _take(host: Host, device: UsbDevice) -> None:
+    try:
+        # No line's end: it would become part of the name (stub_main.c, match_busid_store).
+        host.write(f"{DRIVER}/match_busid", f"add {device.bus_id}")
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise device.failure("register", error) from error
+        raise SystemLackError("UP-711", device=device.bus_id) from error
+    if device.driver() is not None:
+        device.write("driver/unbind", device.bus_id, "take")
+    try:
+        host.write(f"{DRIVER}/bind", device.bus_id)
+    except OSError as error:
+        raise device.failure("take", error) from error
+    if device.driver() != NAME or device.number("usbip_status") != STUB_AVAILABLE:
+        raise NoDeviceError("UP-302", device=device.bus_id, reason="while it was taken")
+    _pin(device)
+
+
+def hand_over(device: UsbDevice, fd: int) -> None:
+    """Start a session over the stream socket `fd`, which the kernel keeps from here on."""
+    device.write("usbip_sockfd", str(fd), "hand over")
+
+
+def give_back(host: Host, device: UsbDevice, keep_unbound: bool, blocked: bool = False) -> None:
+    """Return a device to its usual driver, ready when this returns; all the same if it has gone.
+
+    It is `blocked` from then on, as it was before, and never allowed without usbip-host.
+    With `keep_unbound` it has no driver, either, so that none looks at it until it is plugged in
+    again.
+    """
+    try:
+        if _may_be_held(device):
+            _pin(device)
+            _release(device, keep_unbound or blocked)
+        elif blocked and device.is_authorized():
+            # Somebody else has taken it from usbip-host, or unloaded that.
+            device.write("authorized", "0", "give back")
+    except NoDeviceError:
+        pass  # It has gone by itself.
+    try:
+        if device.is_pinned:
+            _free_name(host, device)
+            if keep_unbound and device.driver() is not None:
+                device.write("driver/unbind", device.bus_id, "give back")
+        elif device.is_plugged() and not keep_unbound:
+            probe(host, device)
+    except NoDeviceError:
+        pass
+    except OSError as error:
+        if device.is_plugged():
+            raise device.failure("give back", error) from error
+
+
+def _free_name(host: Host, device: UsbDevice) -> None:
+    """Free the slot of a device's name. There is no other way (stub_main.c, rebind_store).
+
+    It uses the device that was bound last under that name, and its hub, present or not: hence the
+    pins. A driver that was unloaded has no names, and has given all devices back (usbip_host_exit).
+    """
+    try:
+        host.write(f"{DRIVER}/rebind", device.bus_id)
+    except FileNotFoundError:
+        pass
+
+
+def _may_be_held(device: UsbDevice) -> bool:
+    """Whether usbip-host has this device, or had it last if that cannot be looked at."""
+    try:
+        return is_held(device)
+    except SystemLackError:
+        if not device.is_pinned:
+            raise
+        return True
+
+
+def probe(host: Host, device: UsbDevice) -> None:
+    """Have the kernel look for a driver and a configuration, where a device lacks one of them."""
+    driver = device.driver()
+    if driver not in (None, NAME) and device.is_authorized() and not device.is_configured():
+        device.write("driver/unbind", device.bus_id, "give back")
+        driver = None
+    if driver is None:
+        try:
+            host.write("/sys/bus/usb/drivers_probe", device.bus_id)
+        except OSError as error:
+            raise device.failure("give back", error) from error
+
+
+def _pin(device: UsbDevice) -> None:
+    """Prepare for `rebind`; without usbfs the name just keeps its slot until the next boot."""
+    try:
+        device.pin()
+    except OSError:
+        pass
+
+
+def _release(device: UsbDevice, block: bool) -> None:
+    """Unbind a device from usbip-host, once the kernel has reset it after its session.
+
+    Unbinding during the reset makes it fail after a second (usb_lock_device_for_reset). Nothing
+    announces its end, but usbip-host holds one lock from the session's end to it, and takes that
+    same lock for a new socket (usbip_event.c, event_handler; stub_dev.c, usbip_sockfd_store).
+    So offer it a socket of our own: when that returns the reset is over, and unbinding ends the
+    idle session without another.
+    """
+    ends: tuple[sockets.Socket, ...] = ()
+    try:
+        try:
+            ends = sockets.pair()
+            device.write("usbip_sockfd", str(ends[1].fileno()), "release")
+        except (OSError, UsbProxyError):
+            # The reset failed, a dead exporter's session runs, or no more files can be opened but
+            # in these two's place. Unbinding ends a session all the same, and tells if it fails.
+            for end in ends:
+                end.close()
+        if block:
+            device.write("authorized", "0", "release")
+        device.write("driver/unbind", device.bus_id, "release")
+    finally:
+        for end in ends:
+            end.close()

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""qvm-usb-doctor: why a USB device cannot be attached, seen from dom0 or an admin qube.
+
+It uses the client library, `qubesadmin`, and has no rights but those of whoever starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from usb_proxy.dom0 import rules
+from usb_proxy.dom0.asking import LEVELS, Finding, NoAnswerError, ask
+from usb_proxy.errors import ExitCode, printable
+
+VERSION = 1
+"""Of the JSON: it grows when a field goes or means something else."""
+
+LEAST_MEMORY = 256
+"""MiB; a USB qube of Qubes has 400."""
+
+USB_CONTROLLER = "p0c03"
+"""A PCI interface: serial bus, USB (DeviceInterface in qubes/device_protocol.py)."""
+
+SAID = re.compile(r"(?<=is there: ).*|(?<=serial )\"[^\"]*\"|(?<=name )\"[^\"]*\"")
+"""What a device says of itself, here and in a rule of usbguard (usbguard-rules.conf(5))."""
+
+MARKS = {"ok": "+", "warning": "!", "error": "x"}
+CODES = {"ok": ExitCode.OK, "warning": ExitCode.WARNING, "error": ExitCode.SYSTEM}
+
+INSTALL = {
+    "debian": "apt install",
+    "fedora": "dnf install",
+    "arch": "pacman -S",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine, and print what was found; gives the exit code of the worst."""
+    options = _options(arguments)
+    import qubesadmin  # type: ignore[import-not-found]  # noqa: PLC0415 (help needs no Qubes)
+
+    app = qubesadmin.Qubes()
+    found = sorted(examine(app, options.qube, options.device), key=_badness)
+    if options.report:
+        found = anonymous(app, found)
+    if options.json:
+        shown = {"version": VERSION, "findings": [finding._asdict() for finding in found]}
+        print(json.dumps(shown, indent=2))
+    else:
+        print("\n".join(screen(found)))
+    return CODES[found[0].level]
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="qvm-usb-doctor",
+        description="Find out why a USB device cannot be attached. The worst comes first.",
+    )
+    parser.add_argument("qube", nargs="?", metavar="QUBE", help="the qube that should have it")
+    parser.add_argument("device", nargs="?", metavar="BACKEND:PORT", help="as in 'qvm-usb list'")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument(
+        "--report", action="store_true", help="leave out names and serial numbers, for pasting"
+    )
+    options = parser.parse_args(arguments)
+    if options.device and ":" not in options.device:
+        parser.exit(ExitCode.REQUEST, "a device is named BACKEND:PORT, as in sys-usb:2-1\n")
+    return options
+
+
+def _badness(finding: Finding) -> int:
+    return -LEVELS.index(finding.level)
+
+
+def screen(found: Sequence[Finding]) -> Iterator[str]:
+    """What was found, in lines: what is right is only counted."""
+    right = sum(finding.level == "ok" for finding in found)
+    for finding in found:
+        if finding.level != "ok":
+            yield f"{MARKS[finding.level]} {finding.side}: {finding.text}"
+            if finding.repair:
+                yield f"  run: {finding.repair}"
+    yield f"{MARKS['ok']} {right} of {len(found)} checks found nothing wrong"
+
+
+def examine(app: Any, qube: str | None, device: str | None) -> Iterator[Finding]:
+    """Everything that can be found out, of one attach or of all that are possible now."""
+    backend, _, port = (device or "").partition(":")
+    names = {vm.name for vm in app.domains}
+    asked = [name for name in (qube, backend) if name]
+    for name in asked:
+        if name not in names:
+            yield Finding("dom0", "error", f"there is no qube {_shown(name)}", "qvm-ls")
+    if not names.issuperset(asked):
+        return
+    backends = [app.domains[backend]] if backend else list(_backends(app))
+    frontends = [app.domains[qube]] if qube else list(_frontends(app))
+    if not backends:
+        yield Finding("dom0", "error", "no qube has USB devices or controllers", "qvm-usb list")
+    for vm in dict.fromkeys([*backends, *frontends]):
+        yield from _qube(app, vm)
+    for vm in backends:
+        yield from _memory(vm)
+    if qube and device:
+        yield from _pair(app, app.domains[qube], app.domains[backend], port)
+
+
+def _shown(untrusted_text: str) -> str:
+    return printable(untrusted_text.encode(errors="replace"), 60)
+
+
+def _attempt(vm: Any, what: str, value: Any) -> Any:
+    """What the Admin API answers, or a Finding where it says nothing to whoever asks."""
+    from qubesadmin.exc import QubesException  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    try:
+        return value()
+    except (QubesException, AttributeError) as error:
+        text = f"{what} cannot be seen from here: {_shown(str(error))}"
+        return Finding(vm.name, "warning", text)
+
+
+def _devices(vm: Any, devclass: str, kind: str) -> list[Any]:
+    """Devices of a qube by a method of its collection; none where that may not be asked."""
+    found = _attempt(vm, kind, lambda: list(getattr(vm.devices[devclass], f"get_{kind}_devices")()))
+    return [] if isinstance(found, Finding) else list(found)
+
+
+def _backends(app: Any) -> Iterator[Any]:
+    """The qubes with USB devices, or with a USB controller."""
+    for vm in app.domains:
+        if vm.klass == "AdminVM":
+            continue
+        controllers = (
+            repr(interface).startswith(USB_CONTROLLER)
+            for assignment in _devices(vm, "pci", "assigned")
+            for interface in assignment.device.interfaces
+        )
+        if _devices(vm, "usb", "exposed") or any(controllers):
+            yield vm
+
+
+def _frontends(app: Any) -> Iterator[Any]:
+    """The running qubes that have, or are to have, a USB device."""
+    for vm in app.domains:
+        if vm.klass == "AdminVM" or not vm.is_running():
+            continue
+        if _devices(vm, "usb", "attached") or _devices(vm, "usb", "assigned"):
+            yield vm
+
+
+def _qube(app: Any, vm: Any) -> Iterator[Finding]:
+    """Whether a qube runs, has the package, and finds its own side in order."""
+    if vm.klass == "AdminVM":
+        text = "USB devices cannot be attached to or from dom0"
+        yield Finding(vm.name, "error", text, "qvm-ls")
+        return
+    state = vm.get_power_state()
+    if state != "Running":
+        starts = {"Paused": "qvm-unpause", "Suspended": "qvm-unpause"}
+        repair = f"{starts.get(state, 'qvm-start')} {vm.name}"
+        yield Finding(vm.name, "error", f"the qube does not run ({_shown(state)})", repair)
+        return
+    try:
+        answer = ask(vm, as_root=app.qubesd_connection_type == "socket")
+    except (NoAnswerError, OSError) as error:
+        yield Finding(vm.name, "warning", f"the qube cannot be asked: {error}")
+        return
+    if answer.findings is not None:
+        yield Finding(vm.name, "ok", f"qubes-usb-proxy {answer.version} is installed")
+        yield from answer.findings
+    elif answer.version:
+        text = f"qubes-usb-proxy {answer.version} is too old to check itself"
+        yield Finding(vm.name, "warning", text, _install(vm))
+    else:
+        text = f"qubes-usb-proxy is not installed in {_template(vm)}"
+        yield Finding(vm.name, "error", text, _install(vm))
+
+
+def _template(vm: Any) -> str:
+    """The qube that a package has to be installed in, so that `vm` has it."""
+    template = getattr(vm, "template", None)
+    while template is not None and template.klass == "AppVM":  # the template of a disposable
+        template = template.template
+    return str(template.name if template is not None else vm.name)
+
+
+def _install(vm: Any) -> str:
+    """The command that installs the package, where its template's distribution is known."""
+    known = vm.features.check_with_template("os-distribution", "")
+    like = f"{known} {vm.features.check_with_template('os-distribution-like', '')}".split()
+    for name in like:
+        if name in INSTALL:
+            command = f"{INSTALL[name]} qubes-usb-proxy"
+            return f"qvm-run -p -u root {_template(vm)} '{command}', then restart {vm.name}"
+    return ""
+
+
+def _memory(vm: Any) -> Iterator[Finding]:
+    memory = _attempt(vm, "its memory", lambda: int(vm.memory))
+    if isinstance(memory, Finding):
+        yield memory
+    elif memory < LEAST_MEMORY:
+        text = f"the qube has {memory} MiB of memory; each attached device takes about 10"
+        yield Finding(vm.name, "warning", text, f"qvm-prefs {vm.name} memory 400")
+    else:
+        yield Finding(vm.name, "ok", f"the qube has {memory} MiB of memory")
+
+
+def _pair(app: Any, frontend: Any, backend: Any, port: str) -> Iterator[Finding]:
+    """One device and the qube that should have it."""
+    if frontend == backend:
+        yield Finding(frontend.name, "error", "the device is in this qube already")
+        return
+    exposed = _devices(backend, "usb", "exposed")
+    device = next((each for each in exposed if each.port_id == port), None)
+    if device is None:
+        ports = " ".join(sorted(each.port_id for each in exposed)) or "none"
+        text = f"there is no device in {_shown(port)}; the qube has: {ports}"
+        yield Finding(backend.name, "error", text, "qvm-usb list")
+        return
+    yield Finding(backend.name, "ok", f"the device is there: {_shown(device.description)}")
+    yield from _holders(app, frontend, device)
+    yield from _denied(frontend, device)
+    if app.qubesd_connection_type == "socket":
+        yield from rules.examine(frontend.name, backend.name, port)
+    else:
+        yield Finding("dom0", "warning", "dom0's policy cannot be seen from this qube")
+
+
+def _holders(app: Any, frontend: Any, device: Any) -> Iterator[Finding]:
+    """Who has a device, and who else is to have it."""
+    for vm in app.domains:
+        if vm.klass == "AdminVM":
+            continue
+        if vm.is_running():
+            for attached in _devices(vm, "usb", "attached"):
+                if (attached.backend_domain, attached.port_id) == (
+                    device.backend_domain,
+                    device.port_id,
+                ):
+                    name = f"{device.backend_domain}:{device.port_id}"
+                    level = "ok" if vm == frontend else "error"
+                    repair = "" if vm == frontend else f"qvm-usb detach {vm.name} {name}"
+                    yield Finding(vm.name, level, "the device is attached to this qube", repair)
+        if vm != frontend and any(a.matches(device) for a in _devices(vm, "usb", "assigned")):
+            yield Finding(vm.name, "warning", "the device is assigned to this qube, too")
+
+
+def _denied(frontend: Any, device: Any) -> Iterator[Finding]:
+    """Whether the qube's list of denied interfaces names one of the device's."""
+    from qubesadmin import device_protocol  # noqa: PLC0415
+
+    listed = _attempt(frontend, "the list of denied devices", lambda: frontend.devices_denied)
+    if isinstance(listed, Finding):
+        yield listed
+        return
+    patterns = device_protocol.DeviceInterface.from_str_bulk(listed)
+    matching = [p for p in patterns if any(p.matches(each) for each in device.interfaces)]
+    if matching:
+        text = f"the qube's list of denied devices names this one: {_listed(matching)}"
+        others = _listed([pattern for pattern in patterns if pattern not in matching])
+        repair = f"qvm-prefs {frontend.name} devices_denied '{others}'"
+        yield Finding(frontend.name, "error", text, repair)
+
+
+def _listed(patterns: Sequence[object]) -> str:
+    return "".join(map(repr, patterns))
+
+
+def anonymous(app: Any, found: Sequence[Finding]) -> list[Finding]:
+    """The findings without names of qubes and without what devices say of themselves."""
+    named = sorted((vm.name for vm in app.domains if vm.klass != "AdminVM"), key=len, reverse=True)
+    numbers = {name: f"qube-{number}" for number, name in enumerate(sorted(named), start=1)}
+
+    def without(text: str) -> str:
+        for name in named:
+            text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", numbers[name], text)
+        return SAID.sub("...", text)
+
+    return [
+        finding._replace(
+            side=without(finding.side),
+            text=without(finding.text),
+            repair=without(finding.repair),
+        )
+        for finding in found
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the user has let go of: it stays free until it is plugged in again, or wanted again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from usb_proxy.dom0.qubesd import Port
+
+BOUNCE_SECONDS = 5.0
+"""Some devices leave the bus when they are given back to their driver, and not later than this."""
+
+GAP_SECONDS = 1.5
+"""Such a device is back after 0.2 to 1 second; who pulls one and plugs it in takes longer."""
+
+
+@dataclass
+class _LetGo:
+    device_id: str
+    frontend: str
+    """The qube that had it."""
+    asleep: bool
+    """It was given back for suspend: the user wants it again after that."""
+    since: float
+    left: float | None = None
+    """When it left the bus, if it has."""
+
+
+class Wishes:
+    """The devices that are let go of, by port."""
+
+    def __init__(self) -> None:
+        self._let_go: dict[Port, _LetGo] = {}
+
+    def let_go(self, port: Port, device_id: str, frontend: str, *, asleep: bool = False) -> None:
+        """A device was taken from its qube by whoever uses one of the two."""
+        now = asyncio.get_running_loop().time()
+        for other, one in list(self._let_go.items()):
+            if one.left is not None and now - one.left > GAP_SECONDS:
+                del self._let_go[other]
+        self._let_go[port] = _LetGo(device_id, frontend, asleep, now)
+
+    def free(self, port: Port) -> bool:
+        """Whether what is in a port may be attached by itself."""
+        return port not in self._let_go
+
+    def left(self, port: Port) -> None:
+        """The device in a port left the bus."""
+        if one := self._let_go.get(port):
+            one.left = asyncio.get_running_loop().time()
+            if one.left - one.since > BOUNCE_SECONDS:
+                del self._let_go[port]
+
+    def came(self, port: Port, device_id: str) -> None:
+        """A device came: plugged in, or back from a reset, which changes no wish."""
+        if one := self._let_go.get(port):
+            now = asyncio.get_running_loop().time()
+            if one.left is None or one.device_id != device_id or now - one.left > GAP_SECONDS:
+                del self._let_go[port]
+            else:
+                one.since, one.left = now, None
+
+    def wanted(self, port: Port, frontend: str | None = None) -> None:
+        """It is wanted again: in any qube, or in `frontend`, if that is the one that had it."""
+        one = self._let_go.get(port)
+        if one and frontend in (None, one.frontend):
+            del self._let_go[port]
+
+    def asleep(self, name: str) -> Iterator[tuple[Port, str]]:
+        """What was given back for suspend, and by whom, where a qube is one of the two sides."""
+        for port, one in list(self._let_go.items()):
+            if one.asleep and name in (one.frontend, port.backend_domain.name):
+                yield port, one.frontend
+
+    def forget(self, name: str) -> None:
+        """A qube exists no more, or what it exposed does not."""
+        for port in [port for port in self._let_go if port.backend_domain.name == name]:
+            del self._let_go[port]

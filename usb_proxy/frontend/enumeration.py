@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The frontend's kernel sets a device up: until it is configured, and udev has announced it."""
+
+from __future__ import annotations
+
+from usb_proxy.errors import PeerError, SystemLackError
+from usb_proxy.frontend import vhci
+from usb_proxy.host import POLLIN, POLLRDHUP
+from usb_proxy.uevents import LOST, UDEV, Uevents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usb_proxy.host import Host
+    from usb_proxy.qrexec import Link
+
+ENUMERATE_SECONDS = 15.0
+"""A device needs 0.3-0.7 s. A silent one blocks its half of the controller while we wait."""
+
+TURN_SECONDS = 30.0
+"""All devices of a full hub; one that comes and goes must not hold us for ever."""
+
+QUIET_SECONDS = 30.0
+"""Between two events of the device itself: drivers load firmware, and wait 5 s for each answer."""
+
+WORK_SECONDS = 60.0
+"""All that drivers may take until the kernel says that the device is bound (dd.c, really_probe)."""
+
+SETTLE_SECONDS = 2.0
+"""For udev, and for usbguard's word, once the kernel is done. udev may be waiting for us."""
+
+UDEV_RUNS = "/run/udev/control"
+
+
+class Enumeration:
+    """A device that was just plugged in at DEVPATH `path`; `events` listen since before that.
+
+    PeerError from each wait when the connection `link` ends, or `asker` loses its reader: the
+    write end of a pipe.
+    """
+
+    def __init__(
+        self, host: Host, events: Uevents, path: str, link: Link, asker: int | None
+    ) -> None:
+        self._host, self._events, self._path = host, events, path
+        self._link, self._asker = link.fileno(), asker
+        self._announced: set[str] = set()
+        self._waits = {events.fileno(): POLLIN, self._link: POLLRDHUP}
+        if asker is not None:
+            self._waits[asker] = 0
+
+    def await_usable(self, limit: float, judge: Callable[[], object] = bool) -> None:
+        """Return when the kernel has configured the device, and udev announced its interfaces.
+
+        Those that have a driver once `judge` has been called; where udev says nothing, the kernel's
+        word is enough.
+        PeerError when it is not bound by `limit`, SystemLackError when it got no configuration.
+        """
+        self._await_bind(limit)
+        if not self._await(self._is_configured):
+            raise self._failure()
+        judge()
+        self._await(self._is_announced)
+
+    def _await(self, is_so: Callable[[], bool]) -> bool:
+        """Sleep until something is so, for a while: whether it is."""
+        deadline = self._host.now() + SETTLE_SECONDS
+        while not is_so():
+            if self._news(deadline) is None:
+                return is_so()
+        return True
+
+    def _await_bind(self, limit: float) -> None:
+        """Return when the device has its driver, which comes after those of its interfaces.
+
+        The kernel sets up one device of a hub after the other: while others come, there is hope.
+        """
+        start = self._host.now()
+        deadline = min(start + ENUMERATE_SECONDS, limit)
+        hub = self._path.rpartition("/")[0] + "/"
+        is_alive = False
+        while (news := self._news(deadline)) is not None:
+            if f"bind@{self._path}" in news:
+                return
+            if LOST in news and self._host.exists(f"/sys{self._path}/driver"):
+                return
+            now = self._host.now()
+            places = [event.partition("@")[2] + "/" for event in news]
+            if any(place.startswith(f"{self._path}/") for place in places):
+                is_alive = True
+                deadline = min(now + QUIET_SECONDS, start + WORK_SECONDS, limit)
+            elif not is_alive and any(place.startswith(hub) for place in places):
+                deadline = min(now + ENUMERATE_SECONDS, start + TURN_SECONDS, limit)
+        if is_alive:
+            raise PeerError("UP-621", seconds=deadline - start)
+        raise PeerError("UP-616", seconds=deadline - start)
+
+    def _news(self, deadline: float) -> list[str] | None:
+        """The kernel's next events, None after `deadline`; what udev announced is noted."""
+        ready = self._host.wait(self._waits, deadline)
+        if self._link in ready:
+            raise PeerError("UP-615")
+        if self._asker in ready:
+            raise PeerError("UP-611")
+        if not ready:
+            return None
+        news = self._events.pending()
+        self._announced |= {e.removeprefix(UDEV) for e in news if e.startswith(UDEV)}
+        return [event for event in news if not event.startswith(UDEV)]
+
+    def _is_configured(self) -> bool:
+        """Whether the kernel may use the device, and has chosen a configuration.
+
+        Without one the file is empty (drivers/usb/core/sysfs.c). It is read under the device's
+        lock, so after all drivers have probed where usbguard allows the device late.
+        """
+        return self._read("authorized") != "0" and self._read("bConfigurationValue") != ""
+
+    def _is_announced(self) -> bool:
+        """Whether udev, if it runs, has done its part for the device and what drives it.
+
+        It handles a parent's later event after those of its children, so nodes are there.
+        """
+        if not self._host.exists(UDEV_RUNS):
+            return True
+        prefix = self._path.rpartition("/")[2] + ":"
+        wanted = {f"add@{self._path}"} | {
+            f"bind@{self._path}/{name}"
+            for name in self._host.listing(f"/sys{self._path}")
+            if name.startswith(prefix) and self._host.exists(f"/sys{self._path}/{name}/driver")
+        }
+        return wanted <= self._announced
+
+    def _read(self, name: str) -> str:
+        try:
+            return self._host.read(f"/sys{self._path}/{name}").strip()
+        except OSError:
+            return ""
+
+    def _failure(self) -> SystemLackError:
+        """Why the kernel has not configured the device, with the command that mends it."""
+        product = vhci.product(self._host, self._path)
+        if self._read("authorized") != "0":
+            return SystemLackError("UP-752", product=product)
+        if self._host.find_command("usbguard") is not None:
+            return SystemLackError("UP-750", product=product)
+        return SystemLackError("UP-751", product=product)
