@@ -285,7 +285,7 @@ demo: lab-tools ## carry a USB stick from one virtual machine to another, and ba
 demo-picture: ## make demo, and draw what it prints: docs/demo.svg
 	/usr/bin/python3 -m tests.docs.picture
 
-check: check-quick check-packages check-lab ## all tests, in the lab too
+check: check-quick check-packages check-matrix check-lab ## all tests, in the lab too
 
 check-quick: $(VENV) ## the tests that need no guest
 	$(PYTHON) $(TEST) -n auto tests/unit tests/dom0 tests/static tests/fuzz tests/docs
@@ -293,6 +293,12 @@ check-quick: $(VENV) ## the tests that need no guest
 check-packages: $(VENV) ## the tests of all packages: as root, for their installation
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/packaging
+
+SUITE :=
+check-matrix: $(VENV) dist ## all packages on Debian 12 and 13, Python 3.14; SUITE=trixie alone
+	@tests/setup.sh mmdebstrap util-linux
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 SUITE=$(SUITE) \
+		$(PYTHON) $(TEST) -n auto --dist worksteal tests/matrix
 
 # Two labs: the guests of one seldom have work for more than one processor.
 TWICE := -n 2 --dist loadfile
@@ -351,5 +357,5 @@ clean: ## remove what was built
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
 	arch dom0-deb repo apt-repo dnf-repo lab-tools demo demo-picture check check-quick check-packages \
-	check-lab check-faults check-phones lab fuzz soak bench bench-plot errors \
+	check-lab check-matrix check-faults check-phones lab fuzz soak bench bench-plot errors \
 	clean release-check
