@@ -300,6 +300,12 @@ check-matrix: $(VENV) dist ## all packages on Debian 12 and 13, Python 3.14; SUI
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 SUITE=$(SUITE) \
 		$(PYTHON) $(TEST) -n auto --dist worksteal tests/matrix
 
+PARTS := BUILDER CORE_ADMIN QREXEC CORE_ADMIN_CLIENT PLATFORM
+check-real: $(VENV) dist $(if $(CORE_ADMIN_CLIENT),deb) ## with others' real parts, where given: BUILDER=DIR and more, see CONTRIBUTING.md
+	@tests/setup.sh $(LAB_TOOLS) git
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(foreach part,$(PARTS),$(part)='$($(part))') \
+		$(PYTHON) $(TEST) tests/real
+
 # Two labs: the guests of one seldom have work for more than one processor.
 TWICE := -n 2 --dist loadfile
 check-lab: $(VENV) lab-tools deb ## the tests in the lab, with a short part of those of faults and phones
@@ -357,5 +363,5 @@ clean: ## remove what was built
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
 	arch dom0-deb repo apt-repo dnf-repo lab-tools demo demo-picture check check-quick check-packages \
-	check-lab check-matrix check-faults check-phones lab fuzz soak bench bench-plot errors \
+	check-lab check-matrix check-real check-faults check-phones lab fuzz soak bench bench-plot errors \
 	clean release-check
