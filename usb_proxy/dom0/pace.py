@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-REST = 9
-"""Each turn is followed by this many times its length, in which everything else goes on."""
+REST = 12
+"""Each turn is followed by this many times its length, in which everything else goes on. What a
+qube causes outside of turns, such as the news of a change, has its part of the tenth, too."""
 
 TURN_SECONDS = 0.0001
 """What the loop needs to come to a turn and to go on after it."""
