@@ -55,19 +55,16 @@ def tell_of_death(host: Host, lock: locks.Lock) -> None:
 
 def entry(host: Host, lock: locks.Lock) -> tuple[journal.Entry, float | None]:
     """The journal's entry of a dead attachment, and for how many seconds that was there."""
-    is_import = lock.name.startswith(locks.IMPORT)
     seconds = None
     try:
         told, since = locks.notice(host, lock.name)
         seconds = time.time() - since
     except FileNotFoundError:
         told = "a qube"  # It died at its very start.
-    if is_import:
-        attachment = Attachment(lock.name.removeprefix(locks.IMPORT))
-        peer, device = attachment.backend, attachment.device
-    else:
-        peer, device = told, lock.name.removeprefix(locks.EXPORT)
-    return journal.Entry(host, device, peer, is_import), seconds
+    subject = locks.subject(lock.name)
+    if isinstance(subject, Attachment):
+        return journal.Entry(host, subject.device, subject.backend, is_import=True), seconds
+    return journal.Entry(host, subject, told, is_import=False), seconds
 
 
 def stop(host: Host, lock: locks.Lock) -> bool:

@@ -54,11 +54,10 @@ class BusId(str):
 
     __slots__ = ()
 
-    @classmethod
-    def parse(cls, untrusted_text: str) -> BusId:
+    def __new__(cls, untrusted_text: str) -> BusId:
         """Take a bus id such as `2-1` or `1-1.4.2`; RequestError for anything else."""
         if _is_bus_id(untrusted_text):
-            return cls(untrusted_text)
+            return super().__new__(cls, untrusted_text)
         shown = printable(untrusted_text.encode(errors="replace"), 40)
         untrusted_whole, colon, _ = untrusted_text.partition(":")
         if colon and _is_bus_id(untrusted_whole):
@@ -73,15 +72,14 @@ class VendorProduct(str):
 
     __slots__ = ()
 
-    @classmethod
-    def parse(cls, untrusted_text: str) -> VendorProduct:
+    def __new__(cls, untrusted_text: str) -> VendorProduct:
         """Take `0xVVVV.0xPPPP`; RequestError for anything else."""
         numbers = untrusted_text.split(".")
         if len(numbers) == 2 and all(
             len(number) == 6 and number.startswith("0x") and _HEX.issuperset(number[2:])
             for number in numbers
         ):
-            return cls(untrusted_text)
+            return super().__new__(cls, untrusted_text)
         shown = printable(untrusted_text.encode(errors="replace"), 40)
         raise RequestError("UP-204", text=shown)
 
@@ -103,8 +101,8 @@ Target = BusId | VendorProduct
 def parse_target(untrusted_text: str) -> Target:
     """A service argument in either form; RequestError for anything else."""
     if untrusted_text.startswith("0x"):
-        return VendorProduct.parse(untrusted_text)
-    return BusId.parse(untrusted_text)
+        return VendorProduct(untrusted_text)
+    return BusId(untrusted_text)
 
 
 class Announcement(str):
@@ -115,8 +113,7 @@ class Announcement(str):
 
     __slots__ = ()
 
-    @classmethod
-    def parse(cls, untrusted_text: str) -> Announcement:
+    def __new__(cls, untrusted_text: str) -> Announcement:
         """Take a line such as `046d:0825 0e0100 0e0200 010100`; RequestError for anything else."""
         untrusted_product, *untrusted_kinds = untrusted_text.split(" ")
         vendor, colon, product = untrusted_product.partition(":")
@@ -129,7 +126,7 @@ class Announcement(str):
                 or all(len(k) == 6 and _LOWER_HEX.issuperset(k) for k in untrusted_kinds)
             )
         ):
-            return cls(untrusted_text)
+            return super().__new__(cls, untrusted_text)
         shown = printable(untrusted_text.encode(errors="replace"), 60)
         raise RequestError("UP-229", text=shown)
 
@@ -149,16 +146,12 @@ class Attachment(str):
 
     __slots__ = ()
 
-    @classmethod
-    def of(cls, backend: str, device: str) -> Attachment:
-        """That of a device with this name in this backend."""
-        return cls(f"{backend}-{device}")
-
-    @classmethod
-    def parse(cls, untrusted_text: str) -> Attachment:
+    def __new__(cls, untrusted_text: str) -> Attachment:
         """Take `sys-usb-2-1` or `sys-usb-0x46f4.0x0001`; RequestError for anything else."""
-        untrusted = cls(untrusted_text)
-        return cls.of(DomainName.parse(untrusted.backend), parse_target(untrusted.device))
+        untrusted = super().__new__(cls, untrusted_text)
+        DomainName(untrusted.backend)
+        parse_target(untrusted.device)
+        return untrusted
 
     @property
     def backend(self) -> str:
@@ -177,8 +170,7 @@ class DomainName(str):
 
     __slots__ = ()
 
-    @classmethod
-    def parse(cls, untrusted_text: str) -> DomainName:
+    def __new__(cls, untrusted_text: str) -> DomainName:
         """Take a qube's name, also that of a stub domain; RequestError for anything else."""
         limit = DOMAIN_NAME_LIMIT
         if untrusted_text.endswith(STUB_DOMAIN_SUFFIX):
@@ -188,7 +180,7 @@ class DomainName(str):
             and untrusted_text[0] in _LETTERS
             and _NAME.issuperset(untrusted_text)
         ):
-            return cls(untrusted_text)
+            return super().__new__(cls, untrusted_text)
         shown = printable(untrusted_text.encode(errors="replace"), 40)
         raise RequestError("UP-205", text=shown)
 

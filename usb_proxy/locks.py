@@ -7,13 +7,13 @@ holder left.
 
 from __future__ import annotations
 
-from usb_proxy.errors import SystemLackError, reason
+from usb_proxy.errors import RequestError, SystemLackError, reason
 from usb_proxy.host import POLLIN
+from usb_proxy.idents import Attachment, BusId
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from usb_proxy.host import Host
-    from usb_proxy.idents import Attachment, BusId
 
 LOCKS = "/run/qubes-usb-proxy"
 """Root's own: in /run/qubes the group `qubes` may rename and plant files."""
@@ -164,10 +164,28 @@ def import_lock(host: Host, attachment: Attachment) -> Lock:
     return Lock(host, f"{IMPORT}{attachment}")
 
 
+def subject(name: str) -> BusId | Attachment:
+    """What the lock of a name is for: an export, or an import; RequestError if for neither."""
+    if name.startswith(EXPORT):
+        return BusId(name.removeprefix(EXPORT))
+    return Attachment(name.removeprefix(IMPORT))
+
+
 def lock_names(host: Host, prefix: str = "") -> list[str]:
-    """The names of the locks that start with `prefix`, held or left by the dead."""
-    names = (n.removesuffix(".lock") for n in host.listing(LOCKS) if n.endswith(".lock"))
-    return [name for name in names if name.startswith(prefix)]
+    """The names of the locks that start with `prefix`, held or left by the dead.
+
+    Of exports and imports alone: what else lies there is skipped.
+    """
+    found = []
+    for file in host.listing(LOCKS):
+        name = file.removesuffix(".lock")
+        if name != file and name.startswith(prefix):
+            try:
+                subject(name)
+            except RequestError:
+                continue
+            found.append(name)
+    return found
 
 
 def notice(host: Host, name: str) -> tuple[str, float]:

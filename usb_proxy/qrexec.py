@@ -53,7 +53,7 @@ def remote_domain(host: Host) -> DomainName:
     untrusted_name = host.environment.get("QREXEC_REMOTE_DOMAIN")
     if untrusted_name is None:
         raise RequestError("UP-209")
-    return DomainName.parse(untrusted_name)
+    return DomainName(untrusted_name)
 
 
 def read_lines(host: Host, more: bool = False) -> tuple[str, str]:

@@ -27,12 +27,12 @@ def repair(host: Host) -> None:
             if not lock.acquire(0):
                 continue
             with lock:
+                subject = locks.subject(name)
                 # Without a note it had done nothing yet.
-                if lock.leftover and name.startswith(locks.EXPORT):
-                    bus_id = BusId(name.removeprefix(locks.EXPORT))
-                    exports.end(host, bus_id, lock, qubesdb.DIED)
-                elif lock.leftover:
-                    imports.remove(host, Attachment(name.removeprefix(locks.IMPORT)), lock)
+                if lock.leftover and isinstance(subject, BusId):
+                    exports.end(host, subject, lock, qubesdb.DIED)
+                elif lock.leftover and isinstance(subject, Attachment):
+                    imports.remove(host, subject, lock)
         except Exception as error:
             told = [each for each in history(error) if isinstance(each, UsbProxyError)]
             if not told and (failure := lack(error)):

@@ -41,7 +41,6 @@ class UsbDevice:
     def __init__(self, host: Host, bus_id: BusId) -> None:
         self._host = host
         self.bus_id = bus_id
-        self.is_pinned = False
         self._pins: list[int] = []
         self._identity: str | None = None
         try:
@@ -63,9 +62,10 @@ class UsbDevice:
         self._host.close_all(self._folder, *self._pins)
 
     def become(self, successor: UsbDevice) -> None:
-        """Stand for another device from here on, whose own object is used no more."""
+        """Stand for what came back under this bus id; its own object is used no more."""
         self.close()
-        self.__dict__.update(successor.__dict__)
+        self._folder, self._pins = successor._folder, successor._pins
+        self._identity = successor._identity
 
     def attribute(self, name: str) -> str:
         """The text of one of its files, without the line's end; NoDeviceError when it has gone."""
@@ -195,6 +195,11 @@ class UsbDevice:
             return RequestError("UP-207", device=self.bus_id)
         return None
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether `pin` has been done."""
+        return bool(self._pins)
+
     def pin(self) -> None:
         """Make the kernel keep its data of this device and of its hub, plugged in or not.
 
@@ -213,7 +218,6 @@ class UsbDevice:
             self._host.close_all(*pins)
             raise
         self._pins = pins
-        self.is_pinned = True
 
     def reset(self) -> None:
         """Reset its port (USBDEVFS_RESET); the device keeps its bus id.

@@ -58,7 +58,7 @@ def at_paths(data: bytes) -> None:
     found = untrusted.bus_ids([ours, *lines, *(line.decode("latin-1") for line in lines)])
     require(found == sorted(set(found)) and BusId("1-1.4") in found, found)
     require(len(found) <= untrusted.DEVICES_LIMIT, len(found))
-    require(all(BusId.parse(port) == port for port in found), found)
+    require(all(BusId(port) == port for port in found), found)
 
 
 def at_description(data: bytes) -> None:
@@ -82,7 +82,7 @@ def at_interfaces(data: bytes) -> None:
 def at_frontend(data: bytes) -> None:
     """The name as it was written, or nothing."""
     name = untrusted.frontend(data)
-    require(name is None or (name.encode() == data and DomainName.parse(name) == name), name)
+    require(name is None or (name.encode() == data and DomainName(name) == name), name)
 
 
 def at_device(data: bytes) -> None:

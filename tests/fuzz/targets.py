@@ -105,10 +105,10 @@ def _name(parse: Callable[[str], str], allowed: str) -> Callable[[bytes], None]:
 def at_key(data: bytes) -> None:
     """A key that stands for one device alone."""
     with only(RequestError):
-        bus_id = BusId.parse(os.fsdecode(data))
+        bus_id = BusId(os.fsdecode(data))
         key = qubesdb_key(bus_id).removeprefix("/qubes-usb-devices/")
         require(set(key) <= set(string.digits + "-_"), key)
-        require(BusId.parse(key.replace("_", ".")) == bus_id, key)
+        require(BusId(key.replace("_", ".")) == bus_id, key)
 
 
 def at_request(data: bytes) -> None:
@@ -211,7 +211,7 @@ def at_state_file(data: bytes) -> None:
     with only(RequestError):
         attachment = records.parse(os.fsdecode(data))
         require("/" not in attachment, attachment)
-        require(Attachment.of(attachment.backend, attachment.device) == attachment, attachment)
+        require(f"{attachment.backend}-{attachment.device}" == attachment, attachment)
         require(records.path_of(attachment) == os.fsdecode(data), attachment)
 
 
@@ -291,7 +291,7 @@ def at_announcement(data: bytes) -> None:
     """What was announced, and it covers nothing else; or a refusal."""
     text = data.decode("ascii", "replace")
     with only(RequestError):
-        announced = Announcement.parse(text)
+        announced = Announcement(text)
         require(re.fullmatch(r"[0-9a-f]{4}:[0-9a-f]{4}( \*|( [0-9a-f]{6}){1,32})", text), text)
         product, *kinds = text.split()
         require(announced.product == product, announced.product)
@@ -327,10 +327,10 @@ def at_descriptors(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "line": at_line,
-    "bus_id": _name(BusId.parse, string.digits + "-."),
-    "vendor_product": _name(VendorProduct.parse, string.hexdigits + "x."),
+    "bus_id": _name(BusId, string.digits + "-."),
+    "vendor_product": _name(VendorProduct, string.hexdigits + "x."),
     "target": _name(parse_target, string.hexdigits + "x-."),
-    "domain": _name(DomainName.parse, string.ascii_letters + string.digits + "_.-"),
+    "domain": _name(DomainName, string.ascii_letters + string.digits + "_.-"),
     "key": at_key,
     "announcement": at_announcement,
     "descriptors": at_descriptors,

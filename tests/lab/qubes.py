@@ -60,7 +60,7 @@ class Qubes:
         if said is None:
             return ""
         kinds = dict.fromkeys(untrusted.interfaces(found.get(f"{key}/interfaces")))
-        return Announcement.parse(f"{said.vendor}:{said.product} {' '.join(kinds) or '*'}")
+        return Announcement(f"{said.vendor}:{said.product} {' '.join(kinds) or '*'}")
 
     def attach(self, device: str, announced: str | None = None) -> Completed:
         """qubes.USBAttach in work, with the rule that dom0 makes for it."""

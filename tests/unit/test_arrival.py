@@ -45,7 +45,7 @@ def configuration(value: int, *interfaces: bytes) -> bytes:
 def test_an_announcement(
     text: str, product: str, covered: set[str], foreign: set[str] | None
 ) -> None:
-    announced = Announcement.parse(text)
+    announced = Announcement(text)
     assert announced.product == product
     assert announced.covers(covered)
     if foreign:
@@ -63,13 +63,13 @@ def test_an_announcement(
 )
 def test_no_announcement(text: str) -> None:
     with pytest.raises(RequestError, match=r"\[UP-229\]"):
-        Announcement.parse(text)
+        Announcement(text)
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_an_announcement_or_an_error(text: str) -> None:
     try:
-        assert Announcement.parse(text) == text
+        assert Announcement(text) == text
     except RequestError as error:
         assert str(error).isascii()
 
@@ -159,7 +159,7 @@ class Bus:
         self.show(self.device).unlink()
 
     def judge(self, text: str) -> arrival.Judge:
-        judge = arrival.Judge(self.kernel, Announcement.parse(text), self.entry)
+        judge = arrival.Judge(self.kernel, Announcement(text), self.entry)
         judge.expect(self.port)
         return judge
 
@@ -342,8 +342,11 @@ def test_what_the_administrator_has_closed_stays_closed(bus: Bus) -> None:
 
 def test_repair_opens_what_the_dead_have_closed(bus: Bus) -> None:
     bus.judge("46f4:0001 080650")
+    lock = f"{locks.LOCKS}/{arrival.LOCK}7.lock"
+    bus.kernel.make_file(lock, "")
     repair.repair(bus.kernel)
     assert (bus.switch.read_text(), bus.left()) == ("1", [])
+    assert not bus.kernel.exists(lock)
 
 
 def test_what_cannot_be_taken_out_stays_without_a_driver(

@@ -33,6 +33,13 @@ def test_a_held_lock_is_not_given_to_another(kernel: FakeKernel) -> None:
             assert lock_names(kernel, "import-") == []
 
 
+def test_what_is_no_lock_of_a_device_is_skipped(kernel: FakeKernel) -> None:
+    kernel.make_folder(LOCKS)
+    for name in ("export-2-1:1.0", "export-", "import-2-1", "bus-usb1", "other"):
+        kernel.make_file(f"{LOCKS}/{name}.lock", "1")
+    assert lock_names(kernel) == []
+
+
 def test_a_released_lock_leaves_nothing(kernel: FakeKernel) -> None:
     lock = Lock(kernel, NAME)
     for _ in range(2):

@@ -57,7 +57,7 @@ def test_repair_cleans_up_after_the_dead_alone(kernel: FakeKernel) -> None:
         records.write(kernel, Attachment(f"{backend}-2-1"), number)
     leave(kernel, "export-2-1", "123")
     leave(kernel, "import-sys-usb-2-1", imports.note(0, DEVID))
-    leave(kernel, "import-nothing-yet", "")
+    leave(kernel, "import-sys-usb-1-3", "")
     with hold(kernel, "export-1-1.4", "1"), hold(kernel, "import-other-2-1", f"1 {DEVID + 1}"):
         repair.repair(kernel)
         assert kernel.locks() == ["export-1-1.4.lock", "import-other-2-1.lock"]

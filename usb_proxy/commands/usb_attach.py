@@ -74,9 +74,9 @@ def main(_arguments: Sequence[str], host: Host) -> int:
     untrusted_fields = untrusted_request.split()
     if len(untrusted_fields) != 2:
         raise RequestError("UP-217")
-    backend = DomainName.parse(untrusted_fields[0])
+    backend = DomainName(untrusted_fields[0])
     target = parse_target(untrusted_fields[1])
-    announced = [Announcement.parse(untrusted_announcement)] if untrusted_announcement else []
+    announced = [Announcement(untrusted_announcement)] if untrusted_announcement else []
     qrexec.require_root(host, "qubes.USBAttach")
     # Before the backend takes the device; the importer asks again, with its lock in hand.
     suspend.check(host, suspend.now())
@@ -101,7 +101,7 @@ def _call(
     report, importers_report = host.pipe()
     errors, calls_errors = host.pipe()
     host.inherit(importers_report, True)
-    record = records.path_of(Attachment.of(backend, target))
+    record = records.path_of(Attachment(f"{backend}-{target}"))
     command = [qrexec.CLIENT, backend, f"{qrexec.SERVICE}+{target}"]
     command += [IMPORTER, record, str(importers_report), *announced]
     try:

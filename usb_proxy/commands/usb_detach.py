@@ -18,14 +18,14 @@ def main(_arguments: Sequence[str], host: Host) -> int:
     """Return once the device is gone from this frontend, or back with this backend."""
     untrusted_fields = qrexec.read_lines(host)[0].split()
     if len(untrusted_fields) == 2:
-        backend = DomainName.parse(untrusted_fields[0])
+        backend = DomainName(untrusted_fields[0])
         target = parse_target(untrusted_fields[1])
         qrexec.require_root(host, "qubes.USBDetach")
         from usb_proxy.frontend import imports  # noqa: PLC0415 (one wing is enough)
 
         imports.detach(host, backend, target)
     elif len(untrusted_fields) == 1:
-        bus_id = BusId.parse(untrusted_fields[0])
+        bus_id = BusId(untrusted_fields[0])
         qrexec.require_root(host, "qubes.USBDetach")
         from usb_proxy.backend import exports  # noqa: PLC0415
 

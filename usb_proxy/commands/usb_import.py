@@ -77,7 +77,7 @@ def main(arguments: Sequence[str], host: Host) -> int:
     attachment = records.parse(arguments[1])
     entry = journal.Entry(host, attachment.device, attachment.backend, is_import=True)
     fd = _report_fd(host, arguments[2]) if len(arguments) > 2 else None
-    announced = Announcement.parse(arguments[3]) if len(arguments) == 4 else None
+    announced = Announcement(arguments[3]) if len(arguments) == 4 else None
     report = Report(host, fd, host.now() + ATTACH_SECONDS, announced)
     try:
         qrexec.require_root(host)

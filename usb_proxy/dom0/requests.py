@@ -64,6 +64,6 @@ def _require_device(port_id: str, device_id: str) -> None:
     if is_identity and port_id == "*":
         return
     try:
-        BusId.parse(port_id if is_identity else f"{port_id}:{device_id}")
+        BusId(port_id if is_identity else f"{port_id}:{device_id}")
     except RequestError as error:
         raise QubesValueError(str(error).replace("%", "%%")) from error

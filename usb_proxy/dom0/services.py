@@ -66,9 +66,9 @@ async def attach(vm: Qube, backend: Qube, port: str, rules: CallRules, device: s
     """
     stubdom = has_stub_domain(vm)
     try:
-        bus_id = BusId.parse(port)
-        source = DomainName.parse(vm.name + STUB_DOMAIN_SUFFIX if stubdom else vm.name)
-        target = DomainName.parse(backend.name)
+        bus_id = BusId(port)
+        source = DomainName(vm.name + STUB_DOMAIN_SUFFIX if stubdom else vm.name)
+        target = DomainName(backend.name)
     except RequestError as error:
         raise ServiceError(str(error), hopeless=True) from error
     with rules.allowing(source, target, bus_id):

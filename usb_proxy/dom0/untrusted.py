@@ -71,7 +71,7 @@ class Description(NamedTuple):
 def bus_id(untrusted_text: str) -> BusId | None:
     """A port as dom0 names it, `1-1.4`, if it is one."""
     try:
-        return BusId.parse(untrusted_text)
+        return BusId(untrusted_text)
     except RequestError:
         return None
 
@@ -125,7 +125,7 @@ def _interfaces(untrusted_value: bytes) -> tuple[str, ...]:
 def frontend(untrusted_value: bytes | None) -> DomainName | None:
     """The name of the qube that a device is said to be connected to."""
     try:
-        return DomainName.parse((untrusted_value or b"")[:64].decode("ascii"))
+        return DomainName((untrusted_value or b"")[:64].decode("ascii"))
     except (RequestError, UnicodeDecodeError):
         return None
 

@@ -36,6 +36,7 @@ ANY_INTERFACE = "/run/qubes-service/usb-proxy-any-interface"
 
 GATE = "gate-usb"
 CLAIM = "announced-"
+LOCK = "bus-usb"
 PROBE = "/sys/bus/usb/drivers_probe"
 LOCK_SECONDS = 10.0
 
@@ -66,7 +67,7 @@ class Judge:
         self.forget()
         self._path = vhci.device_path(self._host, port)
         bus_id = self._bus_id()
-        attachment = Attachment.of(self._entry.peer, self._entry.device)
+        attachment = Attachment(f"{self._entry.peer}-{self._entry.device}")
         with _lock(self._host, _bus(bus_id)):
             _write(self._host, CLAIM + bus_id, attachment)
             _close(self._host, _bus(bus_id))
@@ -178,8 +179,8 @@ def repair(host: Host) -> None:
             with lock:
                 withdraw(host, bus_id)
     for name in host.listing(locks.LOCKS):
-        bus = name.removeprefix(GATE)
-        if name.startswith(GATE) and bus.isdigit():
+        bus = name.removeprefix(GATE).removeprefix(LOCK).removesuffix(".lock")
+        if bus != name and bus.isdigit():
             with _lock(host, bus):
                 _open_if_free(host, bus)
 
@@ -235,7 +236,7 @@ def _authorize(host: Host, device: UsbDevice, interfaces: list[str]) -> None:
 
 def _lock(host: Host, bus: str) -> locks.Lock:
     """Whoever changes a bus has it alone."""
-    lock = locks.Lock(host, f"bus-usb{bus}")
+    lock = locks.Lock(host, LOCK + bus)
     if not lock.acquire(LOCK_SECONDS):
         raise SystemLackError("UP-755", bus=bus)
     return lock

@@ -86,7 +86,7 @@ def _is_of_another(host: Host, attachment: Attachment, number: int) -> bool:
 
 def detach(host: Host, backend: DomainName, target: Target) -> None:
     """End an attachment of this frontend, or what is left of it; NotAttachedError without one."""
-    attachment = Attachment.of(backend, target)
+    attachment = Attachment(f"{backend}-{target}")
     lock = locks.import_lock(host, attachment)
     found = endings.stop(host, lock)
     if lock.acquire(0):

@@ -28,8 +28,8 @@ def parse(untrusted_path: str) -> Attachment:
     """The attachment that a record's path belongs to; RequestError for what is none."""
     folder, _, name = untrusted_path.rpartition("/")
     if folder != FOLDER or not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
-        raise RequestError("UP-221", path=path_of(Attachment("BACKEND-DEVICE")))
-    return Attachment.parse(name.removeprefix(_PREFIX).removesuffix(_SUFFIX))
+        raise RequestError("UP-221", path=f"{FOLDER}/{_PREFIX}BACKEND-DEVICE{_SUFFIX}")
+    return Attachment(name.removeprefix(_PREFIX).removesuffix(_SUFFIX))
 
 
 def write(host: Host, attachment: Attachment, port: int) -> None:

@@ -20,7 +20,7 @@ def main(_options: object, names: Sequence[str], host: Host) -> int:
     untrusted_backend, colon, untrusted_device = names[0].rpartition(":")
     if colon:
         return _detach(host, untrusted_backend, untrusted_device)
-    bus_id = BusId.parse(names[0])
+    bus_id = BusId(names[0])
     for each in overview(host)["attachments"]:
         # A device may also be named as the kernel of this qube does.
         if each["here"] == bus_id and each["backend"] and each["device"]:
@@ -35,7 +35,7 @@ def main(_options: object, names: Sequence[str], host: Host) -> int:
 
 
 def _detach(host: Host, untrusted_backend: str, untrusted_device: str) -> int:
-    backend = DomainName.parse(untrusted_backend)
+    backend = DomainName(untrusted_backend)
     target = parse_target(untrusted_device)
     if not host.is_root():
         return root.run(host, ["detach", f"{backend}:{target}"])

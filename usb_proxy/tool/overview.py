@@ -156,13 +156,11 @@ def in_words(leftover: Leftover) -> str:
 
 
 def _leftover(lock: LockState) -> Leftover:
-    if lock.name.startswith(locks.EXPORT):
-        role, peer, device = "export", lock.told, lock.name.removeprefix(locks.EXPORT)
-    else:
-        role = "import"
-        attachment = Attachment(lock.name.removeprefix(locks.IMPORT))
-        peer, device = attachment.backend, attachment.device
-    return {"role": role, "device": device, "peer": peer, "since": lock.since}
+    subject = locks.subject(lock.name)
+    if isinstance(subject, BusId):
+        return {"role": "export", "device": subject, "peer": lock.told, "since": lock.since}
+    device, peer = subject.device, subject.backend
+    return {"role": "import", "device": device, "peer": peer, "since": lock.since}
 
 
 def _devices(host: Host, held: list[LockState]) -> Iterator[Device]:

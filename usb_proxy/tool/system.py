@@ -76,14 +76,14 @@ def lock_folder(host: Host) -> Iterator[Finding]:
         yield error("locks", text, f"chown root:root {path} && chmod 0755 {path}")
         return
     open_to_others = []
-    for name in locks.lock_names(host):
+    for name in host.listing(path):
         try:
-            if host.details(f"{path}/{name}.lock").st_mode & 0o077:
+            if name.endswith(".lock") and host.details(f"{path}/{name}").st_mode & 0o077:
                 open_to_others.append(name)
         except FileNotFoundError:
             continue  # It was given up just now.
     if open_to_others:
-        text = f"users other than root may open {open_to_others[0]}.lock, and block it"
+        text = f"users other than root may open {open_to_others[0]}, and block it"
         yield error("locks", text, f"chmod 0600 {path}/*.lock")
     else:
         yield ok("locks", "only root may open the locks")
