@@ -226,6 +226,21 @@ def test_what_comes_back_is_looked_after_where_the_kernel_would_allow_it(
     assert shut == (["2-1"] if default == "1" else [])
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_what_was_taken_from_usbip_host_since_is_blocked_again(
+    kernel: FakeKernel, is_same: bool
+) -> None:
+    """By hand, or as somebody unloaded it; but not another device in the same port."""
+    home = kernel.plug("2-1", "usb")
+    with UsbDevice(kernel, BusId("2-1")) as device:
+        leave(kernel, "export-2-1", exports.note(kernel, device, endings.ATTACHED))
+    if not is_same:
+        kernel.unplug("2-1")
+        home = kernel.plug("2-1", "usb")
+    repair.repair(kernel)
+    assert (home / "authorized").read_text().strip() == str(int(not is_same))
+
+
 @pytest.mark.parametrize("kind", ["ours", "the kernel's"])
 def test_repair_goes_on_and_tells_all(
     kernel: FakeKernel, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -154,7 +154,7 @@ def test_who_has_the_device_is_waited_for_only_if_it_is_ending_or_may_fail(
 ) -> None:
     kernel.haste = 10
     start = kernel.now()
-    with hold(kernel, "export-1-1.4", exports.note(kernel, False, state)):
+    with hold(kernel, "export-1-1.4", exports.note(kernel, None, state)):
         refused(kernel, ExitCode.IN_USE, said)
         assert kernel.locks() == ["export-1-1.4.lock"]
     assert kernel.written == []
@@ -187,10 +187,10 @@ def test_who_was_starting_is_refused_once_it_is_seen_to_lend(kernel: FakeKernel)
     kernel.haste = 10
     start = kernel.now()
     path = kernel.tree / "run/qubes-usb-proxy/export-1-1.4.lock"
-    with hold(kernel, "export-1-1.4", exports.note(kernel, False)):
+    with hold(kernel, "export-1-1.4", exports.note(kernel, None)):
         exporter = Running(kernel, "usb-export", "1-1.4")
         wait_for(lambda: kernel.now() > start + endings.NEWS_SECONDS + 2, "its first look")
-        path.write_text(exports.note(kernel, False, endings.ATTACHED) + "\n")
+        path.write_text(exports.note(kernel, None, endings.ATTACHED) + "\n")
         assert exporter.code() == ExitCode.IN_USE
     assert "[UP-401]" in kernel.said()
     assert kernel.now() - start < exports.GIVE_BACK_SECONDS / 2
@@ -200,7 +200,7 @@ def test_who_starts_slowly_and_fails_is_waited_for(kernel: FakeKernel, peer: soc
     """As with a phone, which leaves the bus and comes back several times."""
     kernel.haste = 10
     start = kernel.now()
-    with hold(kernel, "export-1-1.4", exports.note(kernel, False)):
+    with hold(kernel, "export-1-1.4", exports.note(kernel, None)):
         exporter = Running(kernel, "usb-export", "1-1.4")
         wait_for(lambda: kernel.now() > start + 15, "a slow start")
     assert peer.recv(100) == b"131077 480\n"
@@ -224,7 +224,7 @@ def test_an_exporter_says_what_it_does(kernel: FakeKernel, peer: socket.socket) 
 def test_a_device_that_has_left_another_exporter_is_not_there(kernel: FakeKernel) -> None:
     kernel.haste = 100
     kernel.unplug("1-1.4")
-    with hold(kernel, "export-1-1.4", exports.note(kernel, False, endings.ENDING)):
+    with hold(kernel, "export-1-1.4", exports.note(kernel, None, endings.ENDING)):
         refused(kernel, ExitCode.NO_DEVICE, "no USB device 1-1.4 is plugged in")
 
 

@@ -24,17 +24,29 @@ START_SECONDS = 5.0
 """How long an exporter may take to hand its device over, so that it is looked at once more; a
 device that leaves the bus takes longer. One that fails is waited for, too."""
 
-BLOCKED = " blocked"
+BLOCKED = " blocked-"
 
 
-def note(host: Host, blocked: bool, state: str = "") -> str:
-    """What an exporter notes: who it is, how the device is to be left, and its own state."""
-    return f"{host.pid()}{BLOCKED * blocked} {state}".rstrip()
+def note(host: Host, blocked: UsbDevice | None, state: str = "") -> str:
+    """What an exporter notes: who it is, which device is to be `blocked`, and its own state."""
+    mark = ""
+    if blocked:
+        try:
+            mark = BLOCKED + blocked.attribute("devnum")
+        except NoDeviceError:
+            mark = BLOCKED  # What comes to its port is known by usbip-host alone.
+    return f"{host.pid()}{mark} {state}".rstrip()
 
 
 def was_blocked(device: UsbDevice, lock: locks.Lock) -> bool:
-    """Whether a device was not authorized before it was lent, by a dead exporter or not yet."""
-    if usbip_host.is_held(device) and BLOCKED in lock.leftover:
+    """Whether a device was not authorized before it was lent, by a dead exporter or not yet.
+
+    It is known by its number, too, where somebody has taken it from usbip-host since: a bus gives
+    one again after all others (drivers/usb/core/hub.c, choose_devnum).
+    """
+    is_held = usbip_host.is_held(device)
+    _, mark, number = lock.leftover.partition(BLOCKED)
+    if mark and (is_held or number.split(" ")[0] == device.attribute("devnum")):
         return True
     return not device.is_authorized()
 
@@ -90,7 +102,8 @@ def end(host: Host, bus_id: BusId, lock: locks.Lock, why: str) -> None:
     finally:
         try:
             with UsbDevice(host, bus_id) as device:
-                give_back(host, device, usbip_host.is_held(device) and was_blocked(device, lock))
+                is_lent = usbip_host.is_held(device) or device.is_authorized()
+                give_back(host, device, is_lent and was_blocked(device, lock))
         except NoDeviceError:
             pass  # Unplugged: there is nothing to give back.
     endings.tell_of_death(host, lock)

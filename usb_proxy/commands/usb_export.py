@@ -137,7 +137,8 @@ class _Loan:
         self.entry.detached(endings.why_stopped(host) or why)
 
     def _note(self, state: str = "") -> None:
-        self.lock.note(exports.note(self.host, self.blocked, state))
+        blocked = self.device if self.blocked else None
+        self.lock.note(exports.note(self.host, blocked, state))
 
     def _export(self, frontend: DomainName) -> None:
         """Take the device, hand it over, and return when the connection has ended.
