@@ -53,6 +53,7 @@ class Qube:
         self.code = 0
         self.usb: dict[str, list[Device]] = {}
         self.distribution = "fedora"
+        self.refuses: Any = None
         self.__dict__.update(settings)
         self.asked: dict[str, Any] = {}
 
@@ -76,7 +77,10 @@ class Qube:
             found = self.usb if devclass == "usb" else {}
             kinds = ("exposed", "attached", "assigned")
             return SimpleNamespace(
-                **{f"get_{kind}_devices": lambda kind=kind: found.get(kind, []) for kind in kinds}
+                **{
+                    f"get_{kind}_devices": self.refuses or (lambda kind=kind: found.get(kind, []))
+                    for kind in kinds
+                }
             )
 
         return {"usb": collection("usb"), "pci": collection("pci")}
@@ -167,7 +171,8 @@ def test_all_that_are_possible_now(machine: Any) -> None:
             {"says": "\n"},
             "work",
             "qubes-usb-proxy is not installed in fedora-43",
-            "qvm-run -p -u root fedora-43 'dnf install qubes-usb-proxy', then restart work",
+            "qvm-run -p -u root fedora-43 'dnf -y install qubes-usb-proxy' && "
+            "qvm-shutdown --wait fedora-43 work && qvm-start work",
         ),
         (
             {"says": "\n", "distribution": "haiku"},
@@ -200,6 +205,24 @@ def test_what_is_wrong(
 ) -> None:
     machine.domains["work"].__dict__.update(change)
     assert found(machine)[side, "error", text] == repair
+    assert not subprocess.run(["bash", "-n", "-c", repair], check=False).returncode
+
+
+@pytest.mark.parametrize(("qube", "device"), [("work", "sys-usb:2-1"), (None, None)])
+def test_what_may_not_be_seen_is_unknown(
+    machine: Any, qube: str | None, device: str | None
+) -> None:
+    """From an admin qube: nothing is wrong with what it cannot see."""
+
+    def refuse() -> None:
+        raise sys.modules["qubesadmin.exc"].QubesException("Got empty response from qubesd")
+
+    for vm in machine.domains:
+        vm.refuses = refuse
+    seen = found(machine, qube, device)
+    assert not [each for each in seen if each[1] == "error"]
+    what = "which USB devices are exposed cannot be seen from here: Got empty response from qubesd"
+    assert ("sys-usb", "warning", what) in seen
 
 
 @pytest.mark.parametrize(

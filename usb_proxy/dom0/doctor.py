@@ -33,9 +33,9 @@ MARKS = {"ok": "+", "warning": "!", "error": "x"}
 CODES = {"ok": ExitCode.OK, "warning": ExitCode.WARNING, "error": ExitCode.SYSTEM}
 
 INSTALL = {
-    "debian": "apt install",
-    "fedora": "dnf install",
-    "arch": "pacman -S",
+    "debian": "apt-get -y install",
+    "fedora": "dnf -y install",
+    "arch": "pacman -S --noconfirm",
 }
 
 
@@ -98,16 +98,18 @@ def examine(app: Any, qube: str | None, device: str | None) -> Iterator[Finding]
             yield Finding("dom0", "error", f"there is no qube {_shown(name)}", "qvm-ls")
     if not names.issuperset(asked):
         return
-    backends = [app.domains[backend]] if backend else list(_backends(app))
-    frontends = [app.domains[qube]] if qube else list(_frontends(app))
-    if not backends:
+    unseen: list[Finding] = []
+    backends = [app.domains[backend]] if backend else list(_backends(app, unseen))
+    frontends = [app.domains[qube]] if qube else list(_frontends(app, unseen))
+    if not backends and not unseen:
         yield Finding("dom0", "error", "no qube has USB devices or controllers", "qvm-usb list")
     for vm in dict.fromkeys([*backends, *frontends]):
         yield from _qube(app, vm)
     for vm in backends:
         yield from _memory(vm)
     if qube and device:
-        yield from _pair(app, app.domains[qube], app.domains[backend], port)
+        yield from _pair(app, app.domains[qube], app.domains[backend], port, unseen)
+    yield from dict.fromkeys(unseen)
 
 
 def _shown(untrusted_text: str) -> str:
@@ -125,32 +127,36 @@ def _attempt(vm: Any, what: str, value: Any) -> Any:
         return Finding(vm.name, "warning", text)
 
 
-def _devices(vm: Any, devclass: str, kind: str) -> list[Any]:
-    """Devices of a qube by a method of its collection; none where that may not be asked."""
-    found = _attempt(vm, kind, lambda: list(getattr(vm.devices[devclass], f"get_{kind}_devices")()))
-    return [] if isinstance(found, Finding) else list(found)
+def _devices(vm: Any, devclass: str, kind: str, unseen: list[Finding]) -> list[Any]:
+    """Devices of a qube by a method of its collection; none, and why, where it may not be asked."""
+    what = f"which {devclass.upper()} devices are {kind}"
+    found = _attempt(vm, what, lambda: list(getattr(vm.devices[devclass], f"get_{kind}_devices")()))
+    if isinstance(found, Finding):
+        unseen.append(found)
+        return []
+    return list(found)
 
 
-def _backends(app: Any) -> Iterator[Any]:
+def _backends(app: Any, unseen: list[Finding]) -> Iterator[Any]:
     """The qubes with USB devices, or with a USB controller."""
     for vm in app.domains:
         if vm.klass == "AdminVM":
             continue
         controllers = (
             repr(interface).startswith(USB_CONTROLLER)
-            for assignment in _devices(vm, "pci", "assigned")
+            for assignment in _devices(vm, "pci", "assigned", unseen)
             for interface in assignment.device.interfaces
         )
-        if _devices(vm, "usb", "exposed") or any(controllers):
+        if _devices(vm, "usb", "exposed", unseen) or any(controllers):
             yield vm
 
 
-def _frontends(app: Any) -> Iterator[Any]:
+def _frontends(app: Any, unseen: list[Finding]) -> Iterator[Any]:
     """The running qubes that have, or are to have, a USB device."""
     for vm in app.domains:
         if vm.klass == "AdminVM" or not vm.is_running():
             continue
-        if _devices(vm, "usb", "attached") or _devices(vm, "usb", "assigned"):
+        if any(_devices(vm, "usb", kind, unseen) for kind in ("attached", "assigned")):
             yield vm
 
 
@@ -197,7 +203,13 @@ def _install(vm: Any) -> str:
     for name in like:
         if name in INSTALL:
             command = f"{INSTALL[name]} qubes-usb-proxy"
-            return f"qvm-run -p -u root {_template(vm)} '{command}', then restart {vm.name}"
+            template = _template(vm)
+            installing = f"qvm-run -p -u root {template} '{command}'"
+            if template == vm.name:
+                return installing
+            return (
+                f"{installing} && qvm-shutdown --wait {template} {vm.name} && qvm-start {vm.name}"
+            )
     return ""
 
 
@@ -212,20 +224,24 @@ def _memory(vm: Any) -> Iterator[Finding]:
         yield Finding(vm.name, "ok", f"the qube has {memory} MiB of memory")
 
 
-def _pair(app: Any, frontend: Any, backend: Any, port: str) -> Iterator[Finding]:
+def _pair(
+    app: Any, frontend: Any, backend: Any, port: str, unseen: list[Finding]
+) -> Iterator[Finding]:
     """One device and the qube that should have it."""
     if frontend == backend:
         yield Finding(frontend.name, "error", "the device is in this qube already")
         return
-    exposed = _devices(backend, "usb", "exposed")
+    exposed = _devices(backend, "usb", "exposed", unseen)
     device = next((each for each in exposed if each.port_id == port), None)
+    if device is None and unseen:
+        return  # It cannot be told whether the device is there.
     if device is None:
         ports = " ".join(sorted(each.port_id for each in exposed)) or "none"
         text = f"there is no device in {_shown(port)}; the qube has: {ports}"
         yield Finding(backend.name, "error", text, "qvm-usb list")
         return
     yield Finding(backend.name, "ok", f"the device is there: {_shown(device.description)}")
-    yield from _holders(app, frontend, device)
+    yield from _holders(app, frontend, device, unseen)
     yield from _denied(frontend, device)
     if app.qubesd_connection_type == "socket":
         yield from rules.examine(frontend.name, backend.name, port)
@@ -233,13 +249,13 @@ def _pair(app: Any, frontend: Any, backend: Any, port: str) -> Iterator[Finding]
         yield Finding("dom0", "warning", "dom0's policy cannot be seen from this qube")
 
 
-def _holders(app: Any, frontend: Any, device: Any) -> Iterator[Finding]:
+def _holders(app: Any, frontend: Any, device: Any, unseen: list[Finding]) -> Iterator[Finding]:
     """Who has a device, and who else is to have it."""
     for vm in app.domains:
         if vm.klass == "AdminVM":
             continue
         if vm.is_running():
-            for attached in _devices(vm, "usb", "attached"):
+            for attached in _devices(vm, "usb", "attached", unseen):
                 if (attached.backend_domain, attached.port_id) == (
                     device.backend_domain,
                     device.port_id,
@@ -248,7 +264,8 @@ def _holders(app: Any, frontend: Any, device: Any) -> Iterator[Finding]:
                     level = "ok" if vm == frontend else "error"
                     repair = "" if vm == frontend else f"qvm-usb detach {vm.name} {name}"
                     yield Finding(vm.name, level, "the device is attached to this qube", repair)
-        if vm != frontend and any(a.matches(device) for a in _devices(vm, "usb", "assigned")):
+        assigned = _devices(vm, "usb", "assigned", unseen)
+        if vm != frontend and any(each.matches(device) for each in assigned):
             yield Finding(vm.name, "warning", "the device is assigned to this qube, too")
 
 
