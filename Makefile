@@ -310,7 +310,7 @@ check-real: $(VENV) dist $(if $(CORE_ADMIN_CLIENT),deb) ## with others' real par
 # deadline may pass for that alone: what fails beside the other lab is told, and run again by itself.
 define beside
 $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -o cache_dir=build/failed $(1) \
-	--cache-clear -n 2 --dist loadfile || \
+	--cache-clear -n 2 --dist loadfile --durations 20 || \
 $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -o cache_dir=build/failed $(1) \
 	--last-failed --last-failed-no-failures none
 endef
@@ -324,8 +324,12 @@ lab: $(VENV) lab-tools deb ## both guests and a Python prompt; tests in CASES, s
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 \
 		$(PYTHON) $(if $(CASES),$(TEST) --pdb $(CASES),-m tests.lab.shell dist)
 
-check-faults: $(VENV) lab-tools deb ## whatever dies, or is pulled out, or lies: all tests of faults
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/faults
+HOLDS := 1
+check-faults: $(VENV) lab-tools deb ## all tests of faults, or those in CASES, HOLDS times; goes on after a stop
+	@for holds in $$(seq $(HOLDS)); do \
+		$(SUDO) env PYTHONDONTWRITEBYTECODE=1 HOLDS=$$holds \
+			$(PYTHON) $(TEST) -n 2 --dist worksteal $(or $(CASES),tests/faults) || failed=1; \
+	done; [ -z "$$failed" ]
 
 check-phones: $(VENV) lab-tools deb ## all tests with a device that leaves the bus, in the lab: half an hour
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/phones

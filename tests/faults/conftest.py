@@ -3,10 +3,11 @@
 
 import contextlib
 import hashlib
+import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.lab.lab import Lab
 from tests.lab.qubes import Qubes
 from tests.lab.router import Call, Completed
 
+from .outcomes import Outcomes
 from .steps import OPTIONAL
 from .table import After, Case
 
@@ -297,28 +299,7 @@ def faults(faulty_lab: Faults) -> Iterator[Faults]:
         pytest.fail("left over: " + "\n".join(problems))
 
 
-# The table of results
-
-RESULTS: list[tuple[Case, str]] = []
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember how each case ended."""
-    report = yield
-    case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]
-    if isinstance(case, Case) and (report.when == "call" or report.outcome != "passed"):
-        RESULTS.append((case, report.outcome))
-    return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of the cases that were run: family, case, point, result."""
-    if not RESULTS:
-        return
-    terminalreporter.section("cases")
-    for case, outcome in RESULTS:
-        result = "holds" if outcome == "passed" else outcome
-        terminalreporter.write_line(f"{case.family:9} {case.name:42} {case.point:62} {result}")
+def pytest_configure(config: pytest.Config) -> None:
+    """Take down outcomes, in one process."""
+    outcomes = Outcomes(int(os.environ.get("HOLDS", "0")), not hasattr(config, "workerinput"))
+    config.pluginmanager.register(outcomes, "outcomes")
