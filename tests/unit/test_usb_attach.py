@@ -147,6 +147,7 @@ def test_success_may_have_a_warning(kernel: FakeKernel, client: Client) -> None:
 
 NO_ROOM = "gntshr: error: ioctl failed: No space left on device"
 THEIRS = "echo 'usb-export: a [UP-301]' >&2"
+ANOTHER = report(PEER + "another one [UP-640]")
 LOG = (
     "echo '2026-11-26 10:00:00.123 qrexec-client-vm[912]: process_io.c:240:x: vchan connection "
     "closed early' >&2"
@@ -186,6 +187,9 @@ LOG = (
         (f"echo '{NO_ROOM}' >&2; exit 6", 6, "attached: said on the way: gntshr: error: ioctl"),
         (f"echo 'cp: {NO_ROOM[-23:]}' >&2; exit 1", 6, "attached: said on the way: cp: No space"),
         (f"echo '{NO_ROOM}' >&2; {THEIRS}; exit 1", 6, "attached: sys-usb says: usb-export: a"),
+        # A backend that lies about its device has no say in what is told of that.
+        (f"{THEIRS}; {ANOTHER}; exit 6", 6, "is not attached: another one [UP-640]\n"),
+        (f"echo '{NO_ROOM}' >&2; {ANOTHER}; exit 1", 6, "not attached: another one [UP-640]\n"),
         ("printf '\\033[2J\\377\\n\\0evil\\r\\n' >&2; exit 1", 6, "on the way: [2J evil"),
         ("head -c 3000 /dev/zero | tr '\\0' x >&2; exit 1", 6, "x" * 567 + "..." + "x" * 30),
         ("head -c 300000 /dev/zero | tr '\\0' x >&2; exit 1", 6, "x" * 567 + "..." + "x" * 30),

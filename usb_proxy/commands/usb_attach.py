@@ -44,6 +44,9 @@ KILLED = 128
 ENDED, LEFT = b"[UP-615]", b"[UP-309]"
 """What importer and backend say of a device that left the bus when it was set up."""
 
+JUDGED = (b"[UP-640]", b"[UP-641]")
+"""What the importer says of a device that is not what was announced: a liar has no say in that."""
+
 UNANSWERED = b"[UP-614]"
 """What the importer says where no service ran; qrexec's exit code may tell why."""
 
@@ -123,7 +126,9 @@ def _call(
         return None, False
     is_own = bool(untrusted_report) and untrusted_report[0] != ExitCode.PEER
     code = host.reap(pid, host.now() + (0 if is_own else END_SECONDS))
-    failure = _failure(backend, target, code, untrusted_report, untrusted_errors)
+    is_judged = any(id in untrusted_report for id in JUDGED)
+    untrusted_words = b"" if is_judged else untrusted_errors
+    failure = _failure(backend, target, code, untrusted_report, untrusted_words)
     return failure, untrusted_report.endswith(ENDED) and LEFT in untrusted_errors
 
 
