@@ -8,7 +8,7 @@ Where no journal listens, or is too slow, an entry is lost; that is no failure.
 from __future__ import annotations
 
 from usb_proxy import sockets
-from usb_proxy.errors import UsbProxyError, lack, printable
+from usb_proxy.errors import UsbProxyError, history, in_words, lack, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,20 +61,20 @@ class Entry:
 
     def failed(self, error: UsbProxyError | OSError | MemoryError) -> None:
         """It was not attached, or its end was not as it should be."""
-        told = error if isinstance(error, UsbProxyError) else lack(error)
-        if told is None:
+        told = [each for each in history(error) if isinstance(each, UsbProxyError)]
+        if not told and (failure := lack(error)):
+            told = [failure]
+        if not told:
             return  # A defect, which is told where it is seen.
         if self._began is None:
-            text = f"{told} ({told.aside})" if told.aside else str(told)
-            more = {"REASON": BROKEN, "ERROR": told.id}
-            self._send(FAILED, _WARNING, "was not attached to", f": {text}", more)
+            more = {"REASON": BROKEN, "ERROR": told[0].id}
+            self._send(FAILED, _WARNING, "was not attached to", f": {_in_full(told)}", more)
         else:
-            self.failed_after(told, None)
+            self._end(_WARNING, BROKEN, _in_full(told), None, told[0].id)
 
     def failed_after(self, error: UsbProxyError, seconds: float | None) -> None:
         """Its end was not as it should be; after so many seconds, or since `attached`."""
-        told = f"{error} ({error.aside})" if error.aside else str(error)
-        self._end(_WARNING, BROKEN, told, seconds, error.id)
+        self._end(_WARNING, BROKEN, _in_full([error]), seconds, error.id)
 
     def warned(self, error: UsbProxyError) -> None:
         """Something about it went wrong, and does no harm to it."""
@@ -118,3 +118,8 @@ class Entry:
             sockets.send(self._host, SOCKET, "".join(lines).encode("ascii"))
         except OSError:
             pass  # Also where no more files can be opened: who told us of that has to go on.
+
+
+def _in_full(errors: list[UsbProxyError]) -> str:
+    """Sentences with what nobody but this journal is told."""
+    return in_words(f"{error} ({error.aside})" if error.aside else error for error in errors)

@@ -13,7 +13,7 @@ import pytest
 from usb_proxy import journal, repair
 from usb_proxy.backend import exports
 from usb_proxy.commands import usb_export
-from usb_proxy.errors import ExitCode, PeerError
+from usb_proxy.errors import ExitCode, PeerError, SystemLackError
 from usb_proxy.frontend import imports
 from usb_proxy.idents import BusId, DomainName
 from usb_proxy.locks import Lock, notice
@@ -118,6 +118,25 @@ def test_an_export_that_fails(
     assert entry["MESSAGE"].endswith(" [UP-301]")
     assert (entry["MESSAGE_ID"], entry["ERROR"]) == (journal.FAILED, "UP-301")
     assert (entry["PRIORITY"], entry["REASON"]) == ("4", "failed")
+
+
+def test_of_two_failures_none_is_lost(kernel: FakeKernel, entries: Entries) -> None:
+    entry = journal.Entry(kernel, "2-1", "sys-usb", is_import=True)
+    for is_attached in (False, True):
+        if is_attached:
+            entry.attached(3)
+        entries()
+        try:
+            try:
+                raise PeerError("UP-641", announced="a", came="b")
+            finally:
+                raise SystemLackError("UP-714", attachment="sys-usb-2-1", port=3)
+        except SystemLackError as error:
+            entry.failed(error)
+        (told,) = entries()
+        assert "[UP-641]; then: " in told["MESSAGE"]
+        assert told["MESSAGE"].endswith("[UP-714]")
+        assert told["ERROR"] == "UP-641"
 
 
 def test_an_import_that_fails(
