@@ -19,6 +19,9 @@ else:
 
 COMMAND_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 COMMAND_SECONDS = 10.0
+GLANCE_SECONDS = 0.001
+"""For a wait that sees only what is so already."""
+
 KILL_SECONDS = 1.0
 """How long a killed process may take to die; one that waits in the kernel does not."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 
 from usb_proxy.errors import PeerError, RequestError, StoppedError, SystemLackError, reason
-from usb_proxy.host import POLLIN, POLLRDHUP, SIGUSR1
+from usb_proxy.host import GLANCE_SECONDS, POLLIN, POLLRDHUP, SIGUSR1
 from usb_proxy.idents import DomainName
 
 TYPE_CHECKING = False
@@ -195,6 +195,15 @@ class Link:
         """PeerError if the connection has ended by now."""
         if self._host.has_event(self.fileno(), POLLRDHUP):
             raise PeerError("UP-615")
+
+    def has_ended(self) -> bool:
+        """Whether the connection has ended by now, or a stop signal asks for that."""
+        try:
+            return bool(
+                self._host.wait({self.fileno(): POLLRDHUP}, self._host.now() + GLANCE_SECONDS)
+            )
+        except StoppedError:
+            return True
 
     def await_end(self, watch: int, deadline: float | None = None) -> bool:
         """Sleep until the connection ends or a stop signal asks for that; traffic wakes nobody.

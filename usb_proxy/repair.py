@@ -6,7 +6,7 @@ from __future__ import annotations
 from usb_proxy import endings, locks
 from usb_proxy.backend import exports, qubesdb
 from usb_proxy.errors import UsbProxyError, history, lack
-from usb_proxy.frontend import arrival, imports
+from usb_proxy.frontend import gates, imports
 from usb_proxy.idents import Attachment, BusId
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def repair(host: Host) -> None:
                 entry.failed_after(each, seconds)
             failures += told or [error]
     try:
-        arrival.repair(host)
+        failures += gates.repair(host)
     except Exception as error:
         failures.append(error)
     _raise_all(failures)

@@ -78,11 +78,11 @@ JUDGING = (
 """An attach of which dom0 told what the device is."""
 
 SHORT_DEATHS = (
-    ("KILL", "arrival._write write"),
-    ("KILL", "arrival._close write interface_authorized_default"),
+    ("KILL", "gates._write write"),
+    ("KILL", "gates._close write interface_authorized_default"),
     ("KILL", "sysfs.UsbDevice.write write authorized"),
-    ("KILL with its shell", "arrival._authorize write drivers_probe"),
-    ("KILL", "arrival._open_if_free write interface_authorized_default"),
+    ("KILL with its shell", "gates.authorize write drivers_probe"),
+    ("KILL", "gates._open_if_free write interface_authorized_default"),
 )
 """The judge's, of which `make check` has one each."""
 

@@ -8,7 +8,8 @@ it is asked anew after it was configured, as it is after each reset. Each is
 kernel asks for each descriptor twice, first for a part of it. `"strings"` has its string
 descriptors, in hexadecimal, the first of which lists languages.
 Its keyboards press a key at once; `"stalls": true` refuses whatever a stick is asked, which makes
-the driver reset it. The numbers are those of Documentation/usb/usbip_protocol.rst.
+the driver reset it; `"is_mute": true` leaves what a driver asks for unanswered.
+The numbers are those of Documentation/usb/usbip_protocol.rst.
 """
 
 import _socket
@@ -23,6 +24,7 @@ HEADER = 48
 EPIPE, ECONNRESET = -32, -104
 DEVICE, CONFIGURATION, STRING, REPORT = 1, 2, 3, 0x22
 DEVICE_SIZE, CONFIGURATION_SIZE = 18, 9
+CLASS = 0x20
 IN, GET_DESCRIPTOR, SET_CONFIGURATION = 0x80, 6, 9
 KEYS = bytes.fromhex(
     # A boot keyboard's report descriptor, HID 1.11, appendix E.6.
@@ -69,6 +71,8 @@ class Device:
         """Answer a request, or leave it without an answer: it has nothing to say, yet."""
         endpoint, length = head[19], int.from_bytes(head[24:28], "big")
         if endpoint == 0:
+            if head[40] & CLASS and self.reading.get("is_mute"):
+                return
             data = self._control(head[40:48], length)
             if data is None:
                 answer(RET_SUBMIT, number, EPIPE)

@@ -458,9 +458,13 @@ def test_what_waited_does_not_begin_after_all_was_detached(qubes: Qubes, stick: 
     assert qubes.attach(stick).code == 0
     disk(qubes, "stick")
     with qubes.lab.allowed("qubes.USB", "*", qubes.frontend, qubes.backend):
+        # It waits for a second; on a busy machine that would be over too soon.
+        waits = "test $(ls -l /proc/[0-9]*/fd 2>&- | grep -c 'export-.*lock') -gt 1"
+        held = "pid=$(pgrep -n -f '[l]aunch usb-export'); kill -STOP $pid"
+        ended = "/usr/lib/qubes/usb-detach-all; kill -CONT $pid"
+        watcher = qubes.backend.start_command(f"until {waits}; do :; done; {held}; {ended}")
         call = qubes.lab.start_call(qubes.frontend, "qubes.USBAttach", b"sys-usb 0x46f4.0x0001\n")
-        qubes.backend.wait_for("test $(ls -l /proc/[0-9]*/fd 2>&- | grep -c 'export-.*lock') -gt 1")
-        qubes.backend.run("/usr/lib/qubes/usb-detach-all")
+        assert watcher.wait(60).code == 0
         done = call.wait(60)
     assert done.code != 0 and b"were detached meanwhile; try again [UP-804]" in done.stderr, done
     assert qubes.driver(stick) == "usb"

@@ -22,7 +22,7 @@ __all__ = ["nothing_is_left"]
 BUS_ID = "9-1"
 SERVICE = f"/usr/local/etc/qubes-rpc/qubes.USB+{BUS_ID}"
 KEY = f"/qubes-usb-devices/{BUS_ID}"
-STICK, KEYBOARD, HUB = "080650", "030101", "090000"
+STICK, KEYBOARD, HUB, PRINTER = "080650", "030101", "090000", "070102"
 ANNOUNCED = f"46f4:0001 {STICK}"
 
 # Descriptors, USB 2.0, 9.6.
@@ -45,6 +45,11 @@ def interface(number: int, kind: str, setting: int = 0) -> bytes:
     rest = REST[kind]
     head = bytes([9, 4, number, setting, rest.count(b"\x07\x05")])
     return head + bytes.fromhex(kind) + b"\0" + rest
+
+
+def printer(number: int) -> bytes:
+    pipes = endpoint(0x81 + number, BULK, 512) + endpoint(0x01 + number, BULK, 512)
+    return bytes([9, 4, number, 0, 2]) + bytes.fromhex(PRINTER) + b"\0" + pipes
 
 
 def configuration(*parts: bytes, value: int = 1, power: int = 50) -> bytes:
@@ -353,3 +358,20 @@ def test_a_keyboard_that_joins_the_stick_at_its_reset(qubes: Qubes, liar: Liar) 
         assert qubes.frontend.run(f"cat {place}/*:1.1/authorized").text == "0"
         assert qubes.detach(BUS_ID).code == 0
     assert unannounced(seen) == []
+
+
+@pytest.mark.parametrize("announced", [f"46f4:0001 {PRINTER}", ""])
+def test_drivers_that_wait_for_answers_get_their_time(
+    qubes: Qubes, liar: Liar, announced: str
+) -> None:
+    """Each interface's asks for a name, for 5 s (drivers/usb/class/usblp.c, usblp_ctrl_msg)."""
+    liar.says(reading(device(), configuration(*map(printer, range(4))), is_mute=True))
+    qubes.frontend.run("modprobe usblp")  # Where udev has to, nobody can know that it will.
+    clock = "cut -d . -f 1 /proc/uptime"
+    started = int(qubes.frontend.run(clock).text)
+    done = qubes.attach(BUS_ID, announced)
+    assert (done.code, done.stderr) == (0, b"")
+    assert int(qubes.frontend.run(clock).text) >= started + 20
+    # They can be used from the moment on that success is told.
+    qubes.frontend.run("test -c /dev/usb/lp0 && test -c /dev/usb/lp3")
+    assert qubes.detach(BUS_ID).code == 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
 from pathlib import Path
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from usb_proxy import journal, locks, repair
 from usb_proxy.commands import usb_import
 from usb_proxy.errors import PeerError, RequestError, SystemLackError
-from usb_proxy.frontend import arrival, descriptors, vhci
+from usb_proxy.frontend import arrival, descriptors, gates, vhci
 from usb_proxy.idents import Announcement, Attachment
 from usb_proxy.qrexec import Link
 from usb_proxy.uevents import Uevents
 
 from .fake_kernel import FakeKernel
+from .processes import hold
 
 DEVICE = bytes.fromhex("12010003000000 09f4460100 0001 010203 01".replace(" ", ""))
 STICK, KEYBOARD = "080650", "030101"
@@ -143,7 +145,7 @@ class Bus:
         self.entry = journal.Entry(kernel, "2-1", "sys-usb", is_import=True)
         for name in ("interface_authorized_default", "authorized", "drivers_probe"):
             setattr(kernel, f"_write_{name}", lambda file, text: file.write_text(text))
-        probe = Path(f"{kernel.root}{arrival.PROBE}")
+        probe = Path(f"{kernel.root}{gates.PROBE}")
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
 
@@ -202,7 +204,7 @@ def test_what_was_announced_gets_a_driver_and_the_bus_is_as_it_was(bus: Bus) -> 
     judge = bus.judge("46f4:0001 080650")
     assert bus.switch.read_text() == "0"
     bus.plug(interface(0, STICK))
-    judge.judge()
+    judge.judge(bus.path, bool)
     assert bus.authorized() == [f"{bus.device.name}:1.0"]
     assert judge.verdict() == b"\0"
     judge.forget()
@@ -221,7 +223,7 @@ def test_all_are_authorized_before_the_first_gets_its_driver(
         seen.append((text.partition(":")[2], len(bus.authorized())))
 
     monkeypatch.setattr(bus.kernel, "_write_drivers_probe", probe)
-    judge.judge()
+    judge.judge(bus.path, bool)
     assert seen == [("1.0", 2), ("1.1", 2)]
     judge.forget()
 
@@ -229,7 +231,7 @@ def test_all_are_authorized_before_the_first_gets_its_driver(
 def test_another_interface_gets_none_and_is_told_of_once(bus: Bus) -> None:
     judge = bus.judge("46f4:0001 080650")
     bus.plug(interface(0, STICK), interface(1, KEYBOARD))
-    judge.judge()
+    judge.judge(bus.path, bool)
     assert bus.authorized() == [f"{bus.device.name}:1.0"]
     assert judge.verdict().startswith(b"\x09interface 1.1 (030101) was not announced")
     judge.forget()
@@ -239,7 +241,7 @@ def test_of_a_long_description_every_page_is_read(bus: Bus) -> None:
     judge = bus.judge("46f4:0001 080650")
     bus.plug(interface(0, STICK), b"\x02\x24" * 10000, interface(0, KEYBOARD, 1))
     with pytest.raises(PeerError, match="UP-641"):
-        judge.judge()
+        judge.judge(bus.path, bool)
     assert bus.authorized() == []
     judge.forget()
 
@@ -248,7 +250,7 @@ def test_descriptors_that_make_no_sense(bus: Bus) -> None:
     judge = bus.judge("46f4:0001 *")
     bus.plug(interface(0, STICK), b"\x09\x04")
     with pytest.raises(PeerError, match=r"but 46f4:0001 with descriptors that make no sense"):
-        judge.judge()
+        judge.judge(bus.path, bool)
     judge.forget()
 
 
@@ -257,7 +259,7 @@ def test_a_device_that_comes_while_another_one_is_judged_is_not_authorized(
 ) -> None:
     judge = bus.judge("46f4:0001 080650")
     bus.plug(interface(0, STICK))
-    judge.judge()
+    judge.judge(bus.path, bool)
     bus.plug(interface(0, STICK))
     read = bus.kernel.read_long
 
@@ -268,7 +270,7 @@ def test_a_device_that_comes_while_another_one_is_judged_is_not_authorized(
         return before
 
     monkeypatch.setattr(bus.kernel, "read_long", exchanged)
-    judge.judge_again()
+    judge.judge_again(bus.path, bool)
     assert bus.authorized() == []
     judge.forget()
 
@@ -290,7 +292,7 @@ def test_what_is_refused(
     judge = bus.judge(announced)
     bus.plug(*interfaces, device=device)
     with pytest.raises(PeerError) as refused:
-        judge.judge()
+        judge.judge(bus.path, bool)
     assert refused.value.id == id
     assert bus.authorized() == []
     judge.forget()
@@ -300,12 +302,12 @@ def test_what_is_refused(
 def test_a_later_change_is_judged_by_the_same_announcement(bus: Bus) -> None:
     judge = bus.judge("46f4:0001 080650")
     bus.plug(interface(0, STICK))
-    judge.judge()
+    judge.judge(bus.path, bool)
     bus.plug(interface(0, KEYBOARD))
     with pytest.raises(PeerError, match="UP-641"):
-        judge.judge_again()
+        judge.judge_again(bus.path, bool)
     (bus.device / "bConfigurationValue").write_text("\n")
-    judge.judge_again()
+    judge.judge_again(bus.path, bool)
     judge.forget()
 
 
@@ -313,7 +315,7 @@ def test_what_it_became_before_it_was_listened_to_is_judged(bus: Bus) -> None:
     """Whoever waits for udev's word takes the kernel's from the queue."""
     judge = bus.judge("46f4:0001 080650")
     bus.plug(interface(0, STICK))
-    judge.judge()
+    judge.judge(bus.path, bool)
     bus.plug(interface(0, KEYBOARD))
     near, far = socket.socketpair()
     with near, far, Uevents() as events, pytest.raises(PeerError, match="UP-641"):
@@ -342,7 +344,7 @@ def test_what_the_administrator_has_closed_stays_closed(bus: Bus) -> None:
 
 def test_repair_opens_what_the_dead_have_closed(bus: Bus) -> None:
     bus.judge("46f4:0001 080650")
-    lock = f"{locks.LOCKS}/{arrival.LOCK}7.lock"
+    lock = f"{locks.LOCKS}/{gates.LOCK}7.lock"
     bus.kernel.make_file(lock, "")
     repair.repair(bus.kernel)
     assert (bus.switch.read_text(), bus.left()) == ("1", [])
@@ -387,6 +389,44 @@ def test_repair_gives_no_driver_to_what_could_not_be_taken_out(bus: Bus) -> None
     assert (bus.switch.read_text(), bus.left()) == ("1", [])
 
 
+def test_repair_leaves_a_claim_that_passed_to_a_living_importer(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that repair has seen ends just then, and another one claims the same port."""
+    first, look = bus.judge("46f4:0001 080650"), gates.claims
+
+    def look_and_wait(host: FakeKernel) -> dict[str, str]:
+        found = look(host)
+        monkeypatch.setattr(gates, "claims", look)
+        first.forget()
+        bus.entry = journal.Entry(bus.kernel, "3-3", "sys-usb", is_import=True)
+        bus.judge("46f4:0001 080650")
+        return found
+
+    monkeypatch.setattr(gates, "claims", look_and_wait)
+    with hold(bus.kernel, "import-sys-usb-3-3", "2 131077"):
+        assert gates.repair(bus.kernel) == []
+    assert (bus.switch.read_text(), list(look(bus.kernel).values())) == ("0", ["sys-usb-3-3"])
+
+
+def test_repair_goes_on_with_the_next_bus(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus.judge("46f4:0001 080650")
+    other = bus.show(bus.device.parent.parent / "usb99")
+    other.resolve().mkdir()
+    (other / "interface_authorized_default").write_text("0")
+    bus.kernel.make_file(f"{locks.LOCKS}/{gates.GATE}99", "")
+
+    def write(file: Path, text: str) -> None:
+        if file == bus.switch:
+            raise OSError(errno.EIO, "Input/output error")
+        file.write_text(text)
+
+    monkeypatch.setattr(bus.kernel, "_write_interface_authorized_default", write)
+    with pytest.raises(SystemLackError, match="UP-756"):
+        repair.repair(bus.kernel)
+    assert (other / "interface_authorized_default").read_text() == "1"
+
+
 def test_repair_goes_on_where_vhci_hcd_was_unloaded(bus: Bus) -> None:
     bus.judge("46f4:0001 080650")
     (bus.switch.parent / bus.switch.name).unlink()
@@ -400,5 +440,52 @@ def test_the_service_turns_it_off(bus: Bus) -> None:
     flag.touch()
     judge = bus.judge("046d:0001 080650")
     assert (judge.is_needed, bus.switch.read_text()) == (False, "1\n")
-    judge.judge()
+    judge.judge(bus.path, bool)
     assert judge.verdict() == b"\0"
+
+
+def test_without_an_announcement_all_get_drivers_on_a_bus_closed_for_another(bus: Bus) -> None:
+    bus.judge("46f4:0001 080650")
+    bus.port = [p for p in vhci.ports(bus.kernel) if p.half == "ss"][1]
+    bus.path = vhci.device_path(bus.kernel, bus.port)
+    bus.device = Path(f"{bus.kernel.root}/sys{bus.path}")
+    judge = arrival.Judge(bus.kernel, None, bus.entry)
+    judge.expect(bus.port)
+    bus.plug(interface(0, STICK), interface(1, KEYBOARD))
+    judge.judge(bus.path, bool)
+    assert bus.authorized() == [f"{bus.device.name}:1.{number}" for number in (0, 1)]
+
+
+def test_a_device_that_has_gone_was_let_go_of_by_the_backend(bus: Bus) -> None:
+    judge = bus.judge("46f4:0001 080650")
+    with pytest.raises(PeerError, match="UP-615"):
+        judge.judge(bus.path, bool)
+
+
+def test_a_device_that_loses_its_configuration_is_left_alone(bus: Bus) -> None:
+    judge = bus.judge("46f4:0001 080650")
+    bus.plug(interface(0, STICK))
+    (bus.device / "bConfigurationValue").write_text("\n")
+    judge.judge_again(bus.path, bool)
+    assert bus.authorized() == []
+
+
+def test_no_driver_is_asked_for_once_it_is_over(bus: Bus) -> None:
+    judge = bus.judge("46f4:0001 080650 030101")
+    bus.plug(interface(0, STICK), interface(1, KEYBOARD))
+    judge.judge(bus.path, lambda: True)
+    probed = Path(f"{bus.kernel.root}{gates.PROBE}").read_text()
+    assert probed == f"{bus.device.name}:1.0"
+
+
+def test_what_is_warned_of_is_bounded(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other side chooses how often a device is reset, and what it is then."""
+    warnings: list[PeerError] = []
+    monkeypatch.setattr(bus.entry, "warned", warnings.append)
+    judge = bus.judge("46f4:0001 080650")
+    for number in range(100):
+        others = [interface(1, f"ff{number:04x}", setting) for setting in range(20)]
+        bus.plug(interface(0, STICK), *others, interface(1, f"fe{number:04x}", 20))
+        judge.judge_again(bus.path, bool)
+    assert 0 < len(warnings) <= arrival.WARNINGS_LIMIT
+    assert all(len(str(warning)) < 400 for warning in warnings)

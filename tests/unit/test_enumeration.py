@@ -17,8 +17,10 @@ from usb_proxy.uevents import LOST, UDEV, Uevents
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from usb_proxy.frontend.enumeration import Judge
 
     from .fake_kernel import FakeKernel
 
@@ -73,10 +75,12 @@ def script(kernel: FakeKernel, home: Path, monkeypatch: pytest.MonkeyPatch) -> S
     return Script(kernel, monkeypatch)
 
 
-def wait(kernel: FakeKernel, script: Script, *events: tuple[float, str]) -> float:
+def wait(
+    kernel: FakeKernel, script: Script, *events: tuple[float, str], judge: Judge = lambda *_: None
+) -> float:
     """Wait for the device while these come: when it was usable."""
     script.events = list(events)
-    Enumeration(kernel, cast("Uevents", script), PATH, Link(kernel), None).await_usable(92)
+    Enumeration(kernel, cast("Uevents", script), PATH, Link(kernel), None).await_usable(92, judge)
     return script.time
 
 
@@ -191,3 +195,26 @@ def test_a_device_that_usbguard_allows_a_little_later_is_one(
     (home / "authorized").write_text("0\n")
     (home / "bConfigurationValue").write_text("")
     assert wait(kernel, script, (0.4, BIND), (0.7, "authorize")) == 0.7
+
+
+@pytest.mark.parametrize(("each", "drivers"), [(5.0, 12), (0.1, 32)])
+def test_drivers_that_probe_while_a_device_is_judged_have_a_bound(
+    kernel: FakeKernel, peer: socket.socket, script: Script, each: float, drivers: int
+) -> None:
+    """Each may wait for answers in the kernel, where nobody can stop it; between two one can."""
+    done = []
+
+    def judge(path: str, is_over: Callable[[], bool]) -> None:
+        assert path == PATH
+        for number in range(32):
+            if number and is_over():
+                raise AssertionError
+            done.append(number)
+            script.time += each
+
+    if drivers == 32:
+        wait(kernel, script, (0.4, BIND), judge=judge)
+    else:
+        with pytest.raises(PeerError, match="UP-621"):
+            wait(kernel, script, (0.4, BIND), judge=judge)
+    assert len(done) == drivers

@@ -28,7 +28,7 @@ LAYERS = (
     {"backend.usbip_host"},
     {"backend.reenumeration"},
     {"backend.exports"},
-    {"frontend.descriptors", "frontend.vhci", "frontend.records"},
+    {"frontend.descriptors", "frontend.gates", "frontend.vhci", "frontend.records"},
     {"frontend.arrival", "frontend.enumeration"},
     {"frontend.imports"},
     {"repair"},

@@ -154,7 +154,9 @@ def _stay(host: Host, link: qrexec.Link, judge: Judge, events: Uevents, path: st
         # Its files go before that is announced, and its folder after (drivers/base/core.c).
         if host.exists(f"/sys{path}/busnum"):
             deadline = None
-            judge.judge_again()  # The first time what it became while its drivers were awaited.
+            judge.judge_again(
+                path, link.has_ended
+            )  # The first time what it became while its drivers were awaited.
         elif deadline is None:
             deadline = host.now() + RETURN_SECONDS
         elif host.now() >= deadline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from usb_proxy.errors import PeerError, SystemLackError
 from usb_proxy.frontend import vhci
-from usb_proxy.host import POLLIN, POLLRDHUP
+from usb_proxy.host import GLANCE_SECONDS, POLLIN, POLLRDHUP
 from usb_proxy.uevents import LOST, UDEV, Uevents
 
 TYPE_CHECKING = False
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from usb_proxy.host import Host
     from usb_proxy.qrexec import Link
+
+    Judge = Callable[[str, Callable[[], bool]], object]
 
 ENUMERATE_SECONDS = 15.0
 """A device needs 0.3-0.7 s. A silent one blocks its half of the controller while we wait."""
@@ -50,18 +52,26 @@ class Enumeration:
         if asker is not None:
             self._waits[asker] = 0
 
-    def await_usable(self, limit: float, judge: Callable[[], object] = bool) -> None:
+    def await_usable(self, limit: float, judge: Judge) -> None:
         """Return when the kernel has configured the device, and udev announced its interfaces.
 
-        Those that have a driver once `judge` has been called; where udev says nothing, the kernel's
-        word is enough.
+        Those that have a driver once `judge` has been called, with the device's DEVPATH and what
+        ends its work; where udev says nothing, the kernel's word is enough.
         PeerError when it is not bound by `limit`, SystemLackError when it got no configuration.
         """
+        start = self._host.now()
         self._await_bind(limit)
         if not self._await(self._is_configured):
             raise self._failure()
-        judge()
+        judge(self._path, lambda: self._is_over(start, min(start + WORK_SECONDS, limit)))
         self._await(self._is_announced)
+
+    def _is_over(self, start: float, deadline: float) -> bool:
+        """Never, but with an exception: between two drivers' work."""
+        self._news(self._host.now() + GLANCE_SECONDS)
+        if self._host.now() >= deadline:
+            raise PeerError("UP-621", seconds=deadline - start)
+        return False
 
     def _await(self, is_so: Callable[[], bool]) -> bool:
         """Sleep until something is so, for a while: whether it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from usb_proxy import endings, locks
 from usb_proxy.errors import InUseError, NotAttachedError, SystemLackError
-from usb_proxy.frontend import arrival, records, vhci
+from usb_proxy.frontend import gates, records, vhci
 from usb_proxy.idents import Attachment
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ def remove(host: Host, attachment: Attachment, lock: locks.Lock) -> bool:
         vhci.detach(host, port)
         if not vhci.await_removal(host, path, host.now() + REMOVAL_SECONDS):
             raise SystemLackError("UP-714", attachment=attachment, port=port.number)
-    arrival.withdraw_all(host, attachment)
+    gates.withdraw_all(host, attachment)
     had_record = records.read(host, attachment) is not None
     records.remove(host, attachment)
     endings.tell_of_death(host, lock)

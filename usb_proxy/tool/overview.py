@@ -18,7 +18,7 @@ from usb_proxy.errors import (
     reason,
 )
 from usb_proxy.files import inode
-from usb_proxy.frontend import arrival, records, vhci
+from usb_proxy.frontend import gates, records, vhci
 from usb_proxy.idents import Attachment, BusId
 from usb_proxy.kernel import VHCI_DRIVER, PortState
 
@@ -255,7 +255,7 @@ def _look_at(host: Host, port: vhci.Port, found: UsedPort) -> None:
             found["speed"] = device.attribute("speed")
             found["name"] = _name(device)
             found["vendor"], _, found["product"] = device.product().partition(":")
-            for name in arrival.unannounced(host, device):
+            for name in gates.unannounced(host, device):
                 parts = ("Class", "SubClass", "Protocol")
                 kind = "".join(device.attribute(f"{name}/bInterface{part}") for part in parts)
                 found["unannounced"].append(f"{name} ({kind})")
