@@ -36,7 +36,7 @@ FROZEN_ATTACHING = [
         "machine",
         f"{guest} is frozen for 60 s while attaching",
         f"{program}: {step}",
-        told="the backend sent no answer in time|the device does not answer|the call of .* failed",
+        told="controllers sent no answer in time|the device does not answer|the call of .* failed",
         may_succeed=True,
         after=After.EITHER,
         data={"guest": guest, "program": program, "journey": "attach", "step": step},

@@ -17,10 +17,10 @@ RUN_PEER = "exec /run/peer.py"
 SERVICES = "/usr/local/etc/qubes-rpc/qubes.USB"
 THEN = "/run/peer-misbehaves"
 
-ENDED = r"the backend ended the connection while the device was set up"
+ENDED = r"the qube with the controllers ended the connection while the device was set up"
 SILENT = r"the device does not answer \(15 s\)"
 GIVEN_UP = f"{ENDED}|{SILENT}"  # as the kernel has it, which asks again for some answers
-NO_LINE = r"the backend sent no answer in time"
+NO_LINE = r"the qube with the controllers sent no answer in time"
 
 
 def backend(name: str, script: str, told: str, short: bool = False) -> Case:
@@ -44,12 +44,12 @@ QUICK = (
 LINES = [
     backend(name, script, told, short=name in QUICK)
     for name, script, told in (
-        ("closes", "exit 0", "the backend closed the connection without an answer"),
+        ("closes", "exit 0", "controllers closed the connection without an answer"),
         ("half a line", "printf '131074 50'", "closed the connection in the middle of its answer"),
         ("silence", "exec sleep 90", NO_LINE),
         ("half a line, then silence", "printf 1310; sleep 90", "only part of an answer in time"),
         ("a byte a second", "while printf 1; do sleep 1; done", "only part of an answer in time"),
-        ("no end", "head -c 9999 /dev/zero | tr '\\0' 1", "the backend's answer is too long"),
+        ("no end", "head -c 9999 /dev/zero | tr '\\0' 1", "answer of .* is too long"),
         ("empty line", "echo; sleep 9", "'' is not 'DEVID SPEED'"),
         ("negative", "echo -1 480; sleep 9", "'-1 480' has no decimal device number"),
         ("2^32", "echo 4294967296 480; sleep 9", "has an impossible device number"),
@@ -162,7 +162,7 @@ FRONTENDS = [
 GONE = Case(
     "peers",
     "backend: the service is not installed",
-    told="the backend closed the connection without an answer; see that qubes-usb-proxy is",
+    told="closed the connection without an answer; make sure that qubes-usb-proxy is",
 )
 TOGETHER = Case("peers", "backends: all of these at once")
 CASES = [*BACKENDS, *LATER, *FRONTENDS, GONE]

@@ -14,7 +14,7 @@ from .table import After, Case, each
 RECORDS, LOCKS = "/run/qubes", "/run/qubes-usb-proxy"
 SLOTS = 16
 TOO_MANY = (
-    r"usbip-host cannot take [-0-9.]+: it has 16 devices, which is all that it can have; "
+    r"usbip-host already has 16 devices, its limit, and cannot take [-0-9.]+; "
     r"detach one first, or restart this qube if nothing is attached"
 )
 TAKEN = r"attached already; detach it first|attached to this qube already"

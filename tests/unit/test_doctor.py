@@ -112,7 +112,7 @@ def write(path: str, text: str) -> Callable[[FakeKernel], object]:
         (lambda k: (k.tree / "usr/lib/qubes/usb-export").chmod(0o644), "services",
          "/usr/lib/qubes/usb-export is not executable", "chmod 0755 /usr/lib/qubes/usb-export"),
         (remove("/etc/qubes-rpc/qubes.USB"), "services", "is not installed", REINSTALL),
-        (remove(files.RPC_CONFIG), "rpc-config", "nobody instead of root",
+        (remove(files.RPC_CONFIG), "rpc-config", "is missing or names no user",
          f"printf \"force-user='root'\\n\" > {files.RPC_CONFIG}"),
         (write(files.RPC_CONFIG, "force-user=\x1bev\"il\n"), "rpc-config", 'as ev"il instead',
          None),
@@ -225,7 +225,7 @@ def test_locks(machine: FakeKernel) -> None:
     folder = machine.tree / "run/qubes-usb-proxy"
     (folder / "export-9-9.lock").chmod(0o644)
     ((_, said, command),) = look(machine)[1]
-    assert command == "chmod 0600 /run/qubes-usb-proxy/*.lock" and "block it" in said
+    assert command == "chmod 0600 /run/qubes-usb-proxy/*.lock" and "and so block attaches" in said
     (folder / "export-9-9.lock").chmod(0o600)
     folder.chmod(0o700)
     repair = "chown root:root /run/qubes-usb-proxy && chmod 0755 /run/qubes-usb-proxy"
@@ -292,12 +292,12 @@ def test_buses_that_authorize_nothing(machine: FakeKernel, has_usbguard: bool) -
     code, ((check, said, command),) = look(machine)
     assert (code, check) == (ExitCode.WARNING, "authorization")
     assert ("usbguard decides" in said) is has_usbguard
-    assert said.endswith("; attaching one works")
+    assert said.endswith("; you can still attach them")
     assert command == "echo 1 | tee /sys/bus/usb/devices/usb2/authorized_default"
 
 
 def test_a_virtual_bus_that_authorizes_nothing(machine: FakeKernel) -> None:
-    """What arrives there is not used, so nobody is told that attaching works."""
+    """What arrives there is not used, so it cannot be attached."""
     bus = machine.tree / "sys/devices/platform/vhci_hcd.0/usb10"
     (bus / "authorized_default").write_text("0\n")
     (machine.usb / "devices/usb10").symlink_to(bus)

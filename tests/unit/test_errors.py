@@ -22,7 +22,7 @@ def test_a_sentence_has_its_id_behind_it() -> None:
 
 
 def test_what_a_peer_sent_is_filled_in_and_not_looked_into() -> None:
-    assert "answer '{target.__class__} %s' is" in str(
+    assert "answer: '{target.__class__} %s' is" in str(
         PeerError("UP-602", answer="{target.__class__} %s")
     )
 

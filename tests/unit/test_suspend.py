@@ -46,7 +46,7 @@ def test_what_waited_ends_with_a_sentence(kernel: FakeKernel, lock: str) -> None
         wait_for(lambda: path in open_files(), "the program to wait for the lock")
         assert run(kernel, "usb-detach-all") == ExitCode.OK
         assert waiter.code() == ExitCode.STOPPED
-    assert "were detached meanwhile; try again [UP-804]" in kernel.said()
+    assert "were detached during this attach; try again [UP-804]" in kernel.said()
     assert (kernel.written, kernel.locks()) == ([], [])
 
 
@@ -63,7 +63,7 @@ def test_nothing_begins_before_resume(kernel: FakeKernel, lock: str) -> None:
     kernel.environment = {**kernel.environment, **BEFORE_SUSPEND}
     assert run(kernel, "usb-detach-all") == ExitCode.OK
     assert run(kernel, *PROGRAMS[lock]) == ExitCode.STOPPED
-    assert "about to suspend; attach the device after that [UP-805]" in kernel.said()
+    assert "about to suspend; attach the device after resume [UP-805]" in kernel.said()
     assert (kernel.written, kernel.locks()) == ([], [])
 
 

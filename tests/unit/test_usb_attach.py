@@ -209,7 +209,7 @@ def test_a_failed_call_is_told_with_all_that_was_said(
     assert not client.is_there()
 
 
-ENDED = report(PEER + "the backend ended the connection [UP-615]")
+ENDED = report(PEER + "the other side ended the connection [UP-615]")
 LEFT = f"echo it left [UP-309] >&2; {ENDED}"
 
 

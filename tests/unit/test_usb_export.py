@@ -482,7 +482,7 @@ def test_a_device_that_the_platform_does_not_offer_is_not_lent(
 ) -> None:
     database = kernel.tree / "run/udev/data/c189:2"
     database.write_text("E:QUBES_EXPORT_USB_DEVICE=0\n")
-    refused(kernel, ExitCode.NO_DEVICE, "1-1.4 is not lent to other qubes", argument)
+    refused(kernel, ExitCode.NO_DEVICE, "forbids lending USB device 1-1.4", argument)
     assert kernel.written == []
     assert_clean(kernel)
 

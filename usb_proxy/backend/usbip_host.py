@@ -60,7 +60,7 @@ def _take(host: Host, device: UsbDevice) -> None:
     except OSError as error:
         raise device.failure("take", error) from error
     if device.driver() != NAME or device.number("usbip_status") != STUB_AVAILABLE:
-        raise NoDeviceError("UP-302", device=device.bus_id, reason="while it was taken")
+        raise NoDeviceError("UP-302", device=device.bus_id, reason="while usbip-host took it")
     _pin(device)
 
 

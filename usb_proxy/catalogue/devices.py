@@ -74,7 +74,8 @@ ENTRIES = {
         "device, and waits for it the next time.",
     ),
     "UP-310": (
-        "USB device {device} is not lent to other qubes; a udev rule there says so",
+        "a udev rule in this qube forbids lending USB device {device}; "
+        "remove the rule to attach it",
         ("A udev rule of the qube with the controllers sets `QUBES_EXPORT_USB_DEVICE=0` for it.",),
         "`grep -r QUBES_EXPORT_USB_DEVICE /etc/udev /usr/lib/udev` in that qube finds the rule. To "
         "attach the device, remove the rule from the template of that qube.",
@@ -94,8 +95,8 @@ ENTRIES = {
     "UP-403": (
         "this device is attached to this qube already; detach it first to attach it again",
         ("An earlier attach has not ended, so the device can be used in this qube.",),
-        "Nothing, if it works. Otherwise run `qvm-usb detach QUBE BACKEND:DEVICE` in dom0, and "
-        "attach it again.",
+        "If the device works, do nothing. Otherwise run `qvm-usb detach QUBE BACKEND:DEVICE` in "
+        "dom0, and attach it again.",
     ),
     "UP-404": (
         "another driver of this qube holds USB device {device}; "
@@ -133,14 +134,13 @@ ENTRIES = {
         "`usb-proxy-lend-in-use` turns this check off.",
     ),
     "UP-420": (
-        "this device was attached to this qube, and its kernel does not release it; "
-        "restart this qube",
+        "this qube's kernel has not released this device since its last use; restart this qube",
         ("A device is broken, and the kernel of the qube waits for it.",),
         "Wait half a minute, and attach it again. If that does not help, restart that qube: "
         "`qvm-shutdown --wait QUBE && qvm-start QUBE` in dom0.",
     ),
     "UP-421": (
-        "this device is being attached to this qube by another call; wait for that",
+        "this device is being attached to this qube by another call; wait until that call ends",
         ("Two programs attach the same device at the same time.",),
         "`qvm-usb list` in dom0 shows whether it is attached by now.",
     ),
@@ -152,7 +152,7 @@ ENTRIES = {
         "it is back. If that does not help, unplug the device and plug it in again.",
     ),
     "UP-423": (
-        "USB device {device} is being attached by another call; wait for that",
+        "USB device {device} is being attached by another call; wait until that call ends",
         (
             "Two calls attach the same device at the same time.",
             "The device leaves the bus when it is attached, as phones do, and returns late.",
@@ -163,11 +163,13 @@ ENTRIES = {
     "UP-501": (
         "{device} of {backend} is not attached to this qube; 'qvm-usb list' shows where it is",
         ("It was detached before.", "It was unplugged."),
-        "Nothing. `qvm-usb list` in dom0 shows where the device is.",
+        "`qvm-usb list` in dom0 shows where the device is. If no qube has it, there is nothing to "
+        "do.",
     ),
     "UP-502": (
         "USB device {device} is not attached to any qube; see 'qvm-usb list' in dom0",
         ("It was detached before.", "It was unplugged."),
-        "Nothing. `qvm-usb list` in dom0 shows whether it is plugged in.",
+        "The device is free, so there is nothing to do. `qvm-usb list` in dom0 shows whether it is "
+        "plugged in.",
     ),
 }

@@ -20,7 +20,8 @@ ENTRIES = {
     "UP-904": (
         "USB device {port} is not attached to {qube}; 'qvm-usb list' shows where it is",
         ("The device was detached before.", "The device was unplugged.", "Another qube has it."),
-        "Nothing, or name the qube that has it, as `qvm-usb list` shows it.",
+        "If the device is free, there is nothing to do. Otherwise name the qube that has it, as "
+        "`qvm-usb list` shows it.",
     ),
     "UP-905": (
         "USB devices cannot be attached to dom0; name another qube",
@@ -87,7 +88,7 @@ ENTRIES = {
     "UP-916": (
         "{path} cannot be removed: {reason}; remove it as root",
         ("The folder `/run` of dom0 is read-only.", "The folder `/run` of dom0 is broken."),
-        "The file is a rule that allows a call, and it stays. Remove it by hand in dom0: `sudo rm "
+        "The file still holds a rule that allows a call. Remove it by hand in dom0: `sudo rm "
         "PATH`.",
     ),
     "UP-917": (
@@ -119,8 +120,8 @@ ENTRIES = {
         "port with `qvm-usb assign --port QUBE BACKEND:PORT`.",
     ),
     "UP-921": (
-        "USB device {port} was {done} {qube}, but the QubesDB of its qube disagrees; "
-        "see 'qvm-usb list'",
+        "USB device {port} was {done} {qube}, but QubesDB in the qube with the controllers says "
+        "otherwise; see 'qvm-usb list'",
         ("Both qubes did what dom0 asked, but the one with the controllers did not note it.",),
         "If `qvm-usb list` is wrong, restart the qube with the controllers: `qvm-shutdown --wait "
         "BACKEND && qvm-start BACKEND`.",
@@ -128,14 +129,14 @@ ENTRIES = {
     "UP-922": (
         "USB devices of {qube} cannot be read: {reason}; try again when that qube runs",
         ("The QubesDB of a qube did not answer, often because the qube was shutting down.",),
-        "Nothing, if it was. Otherwise restart that qube: `qvm-shutdown --wait QUBE && qvm-start "
-        "QUBE`.",
+        "If the qube was shutting down, there is nothing to do. Otherwise restart it: "
+        "`qvm-shutdown --wait QUBE && qvm-start QUBE`.",
     ),
     "UP-923": (
         "what is assigned to {qube} cannot be read: {reason}; see 'qvm-usb list --assignments'",
         ("The settings of that qube are broken.", "Somebody is changing them."),
-        "Look at `qvm-usb list --assignments`. Remove those that cannot be read, and make them "
-        "again.",
+        "Look at `qvm-usb list --assignments`. Remove the assignments that cannot be read, and "
+        "assign the devices again.",
     ),
     "UP-924": (
         "{event}: another extension's handler failed: {reason}; report it to its authors",
@@ -163,7 +164,7 @@ ENTRIES = {
             "device.",
         ),
         "The list counts first. Look at both with `qvm-features QUBE usb-auto-attach` and "
-        "`qvm-device deny list QUBE`.",
+        "`qvm-prefs QUBE devices_denied`.",
     ),
     "UP-932": (
         "'{pattern}' in the feature {feature} of {qube} is not a pattern; "

@@ -203,7 +203,7 @@ ENTRIES = {
     "UP-802": (
         "killed by signal {signal}, so the device is given back; try again",
         (
-            "Somebody killed the exporter in the qube with the device.",
+            "Somebody killed the exporter in the qube with the controllers.",
             "The kernel there ran out of memory, and killed it.",
         ),
         "Try again; nothing is left over. If memory ran out, `sudo journalctl -k` there says so.",
@@ -218,7 +218,7 @@ ENTRIES = {
         "Try again; nothing is left over. If memory ran out, `sudo journalctl -k` there says so.",
     ),
     "UP-804": (
-        "all USB devices of this qube were detached meanwhile; try again",
+        "all USB devices of this qube were detached during this attach; try again",
         (
             "The computer suspended while this attach waited.",
             "Somebody ran `usb-detach-all` while this attach waited.",
@@ -226,7 +226,7 @@ ENTRIES = {
         "Attach the device again: `qvm-usb attach QUBE BACKEND:DEVICE`.",
     ),
     "UP-805": (
-        "the computer is about to suspend; attach the device after that",
+        "the computer is about to suspend; attach the device after resume",
         (
             "Before suspend, every qube detaches everything, and attaches nothing until it has "
             "resumed.",

@@ -73,7 +73,7 @@ ENTRIES = {
         "Run `sudo systemctl restart qubes-db` in this qube, or restart the qube.",
     ),
     "UP-711": (
-        "usbip-host cannot take {device}: it has 16 devices, which is all that it can have; "
+        "usbip-host already has 16 devices, its limit, and cannot take {device}; "
         "detach one first, or restart this qube if nothing is attached",
         ("No more devices than that can be attached from one qube at once.",),
         "`qubes-usb-proxy status` in that qube shows which qubes have them. Detach a device, or "
@@ -87,7 +87,7 @@ ENTRIES = {
     ),
     "UP-713": (
         "vhci-hcd did not detach port {port}: {reason}; run this as root, or restart this qube",
-        ("The kernel of the qube with the device does not release it.",),
+        ("The kernel of the qube that uses the device does not release it.",),
         "Restart the qube: `qvm-shutdown --wait QUBE && qvm-start QUBE` in dom0.",
     ),
     "UP-714": (
@@ -154,7 +154,7 @@ ENTRIES = {
     ),
     "UP-740": (
         "/etc/qubes/rpc-config/qubes.USB was changed where the device is plugged in, so the "
-        "service is not root; restore it: "
+        "service does not run as root; restore it: "
         "echo \"force-user='root'\" > /etc/qubes/rpc-config/qubes.USB",
         (
             "That file was changed, so the service runs as an ordinary user, who cannot lend a "

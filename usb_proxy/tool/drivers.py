@@ -73,7 +73,7 @@ def buses(host: Host) -> Iterator[Finding]:
     names = findings.controllers(host)
     yield ok("controllers", f"this qube has {len(names)} USB buses of its own")
     # usb-export authorizes what it lends.
-    yield from _authorization(host, names, "; attaching one works")
+    yield from _authorization(host, names, "; you can still attach them")
 
 
 def virtual_buses(host: Host) -> Iterator[Finding]:
@@ -90,7 +90,7 @@ def _authorization(host: Host, names: list[str], consequence: str) -> Iterator[F
     closed = [path for path in paths if findings.text(host, path).strip() == "0"]
     if closed:
         who = "; usbguard decides" if host.find_command("usbguard") else ""
-        text = f"this qube uses no new device at {len(closed)} USB buses until something allows it"
+        text = f"this qube blocks new devices at {len(closed)} USB buses until they are allowed"
         repair = f"echo 1 | tee {' '.join(closed)}"
         yield warning("authorization", f"{text}{who}{consequence}", repair)
 
@@ -143,7 +143,8 @@ def qubesdb(host: Host) -> Iterator[Finding]:
         text = "QubesDB does not answer this user"
         yield warning("QubesDB", text, findings.AS_ROOT)
     elif code:
-        yield error("QubesDB", "QubesDB does not answer, so dom0 cannot be told", repair)
+        text = "QubesDB does not answer, so dom0 cannot see what is attached"
+        yield error("QubesDB", text, repair)
     else:
         yield ok("QubesDB", "QubesDB answers")
         for each in overview.overview(host)["devices"]:
@@ -170,11 +171,11 @@ def usbguard(host: Host) -> Iterator[Finding]:
     if host.is_root() and host.run(["usbguard", "list-devices"])[0]:
         text = "usbguard does not answer"
         if blocked:
-            text += f", so this qube cannot use {' and '.join(blocked)}; attaching works"
+            text += f", so this qube cannot use {' and '.join(blocked)}; an attach still works"
         yield warning("usbguard", text, "systemctl restart usbguard")
         return
     for bus_id in blocked:
-        text = f"usbguard blocks USB device {bus_id}, and allows it while it is attached"
+        text = f"usbguard blocks USB device {bus_id} except while it is attached"
         yield warning("usbguard", text, f"usbguard allow-device 'via-port \"{bus_id}\"'")
     if not blocked:
         yield ok("usbguard", "usbguard allows all devices of this qube")

@@ -45,8 +45,10 @@ def rpc_config(host: Host) -> Iterator[Finding]:
     if values == ["root"]:
         yield ok("rpc-config", "qrexec starts the exporter as root")
     else:
-        said = printable(values[0].encode("ascii", "replace"), 40) if values else "nobody"
-        text = f"{RPC_CONFIG} says to start the exporter as {said} instead of root"
+        text = f"{RPC_CONFIG} is missing or names no user, so the exporter may not run as root"
+        if values:
+            user = printable(values[0].encode("ascii", "replace"), 40)
+            text = f"{RPC_CONFIG} says to start the exporter as {user} instead of root"
         yield error("rpc-config", text, repair)
 
 

@@ -83,7 +83,7 @@ def lock_folder(host: Host) -> Iterator[Finding]:
         except FileNotFoundError:
             continue  # It was given up just now.
     if open_to_others:
-        text = f"users other than root may open {open_to_others[0]}, and block it"
+        text = f"users other than root can open {open_to_others[0]}, and so block attaches"
         yield error("locks", text, f"chmod 0600 {path}/*.lock")
     else:
         yield ok("locks", "only root may open the locks")
