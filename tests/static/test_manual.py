@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What qubes-usb-proxy(8) and the completions say, compared with the program."""
+"""What the manual pages and the completions say, compared with the programs."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_tool import SCHEMA
-from usb_proxy import journal
+from usb_proxy import errors, journal
 from usb_proxy.commands.qubes_usb_proxy import COMMANDS
 from usb_proxy.tool import findings, help
 
@@ -51,8 +52,66 @@ def test_the_manual_has_each_command_option_and_exit_code() -> None:
     assert re.findall(r"^\.It Fl Fl (\w+)$", SOURCE, re.MULTILINE) == [
         option.removeprefix("--") for option in help.OPTIONS
     ]
-    exits = SOURCE.partition(".Sh EXIT STATUS\n")[2].partition(".El")[0]
-    assert [int(code) for code in re.findall(r"^\.It (\d)$", exits, re.MULTILINE)] == [*help.EXITS]
+    assert exit_codes(SOURCE) == [*help.EXITS]
+
+
+def exit_codes(source: str) -> list[int]:
+    """Those that a page lists."""
+    exits = source.partition(".Sh EXIT STATUS\n")[2].partition(".El")[0]
+    return [int(code) for code in re.findall(r"^\.It (\d)$", exits, re.MULTILINE)]
+
+
+CODES = {kind.__name__: kind.code for kind in errors.UsbProxyError.__subclasses__()}
+NEVER = {
+    "usb-reset": {
+        errors.ExitCode.PEER: "it has no connection to another qube",
+        errors.ExitCode.STOPPED: "it never waits where a signal could stop it",
+    },
+    "usb-detach-all": {
+        errors.ExitCode.REQUEST: "it takes no argument",
+        errors.ExitCode.NO_DEVICE: "a device that has gone needs no detach",
+        errors.ExitCode.IN_USE: "it detaches whatever is in use",
+        errors.ExitCode.NOT_ATTACHED: "with nothing attached it is done",
+        errors.ExitCode.PEER: "it asks nothing of another qube",
+    },
+    "qubes-usb-proxy": {
+        errors.ExitCode.NO_DEVICE: "a device that has gone is not attached",
+        errors.ExitCode.IN_USE: "it detaches whatever is in use",
+        errors.ExitCode.PEER: "it asks nothing of another qube",
+    },
+}
+"""Exit codes that modules of a program have, but not the program, and why."""
+
+
+def modules(path: Path) -> set[Path]:
+    """Those of the product that a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+    paths = {TOP / f"{name.replace('.', '/')}.py" for name in names if name.startswith("usb_proxy")}
+    return {path for path in paths if path.exists()}
+
+
+def raised(program: str) -> set[int]:
+    """The exit codes of all errors in the modules of a program."""
+    todo = [TOP / f"usb_proxy/commands/{program.replace('-', '_')}.py"]
+    todo += (TOP / "usb_proxy/tool").glob("*.py") if program == "qubes-usb-proxy" else ()
+    known: set[Path] = set()
+    while todo:
+        path = todo.pop()
+        todo += modules(path) - known
+        known.add(path)
+    texts = [path.read_text() for path in known]
+    return {code for name, code in CODES.items() if any(f'{name}("UP-' in text for text in texts)}
+
+
+@pytest.mark.parametrize("program", NEVER)
+def test_a_manual_lists_each_exit_code(program: str) -> None:
+    listed = set(exit_codes((TOP / f"man/{program}.8").read_text()))
+    own = {errors.ExitCode.OK, errors.ExitCode.WARNING}
+    assert listed - own == {errors.ExitCode.INTERNAL, *raised(program)} - NEVER[program].keys()
+    assert NEVER[program].keys() <= raised(program)
 
 
 def test_the_manual_describes_the_json() -> None:

@@ -17,8 +17,10 @@ import pytest
 
 TOP = Path(__file__).parents[2]
 CONFIG = Path(__file__).with_name("proselint.json")
-PROSE = [TOP / "README.md", TOP / "SECURITY.md", *sorted((TOP / "docs").glob("*.md"))]
+PROSE = [*(TOP / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY"))]
+PROSE += sorted((TOP / "docs").glob("*.md"))
 READ = [*PROSE, *sorted((TOP / "man").iterdir()), *sorted((TOP / "polkit").iterdir())]
+READ += [TOP / "debian/changelog", *sorted((TOP / "policy").iterdir())]
 READ += [TOP / "debian/control", *sorted((TOP / "rpm_spec").iterdir()), TOP / "setup.py"]
 READ += [TOP / "archlinux/PKGBUILD.in", *sorted((TOP / "completion").iterdir())]
 PROGRAM = sorted((TOP / "usb_proxy").rglob("*.py"))
@@ -66,9 +68,11 @@ HABITS = {
 
 
 def plain(text: str) -> str:
-    """Text in one line, without comments of mdoc(7), the quotes of Markdown, and macros."""
+    """Text in one line, without comments and macros of mdoc(7) and the marks of other formats."""
+    text = text.replace("*", "")
     lines = (line for line in text.splitlines() if not line.startswith((r".\"", "<!-- ")))
-    return " ".join(" ".join(re.sub(r"^(?:> |\.[A-Z][a-z]\b)", "", line) for line in lines).split())
+    marks = r"^ *(?:[-#>|] |\.[A-Z][a-z]\b)"
+    return " ".join(" ".join(re.sub(marks, "", line) for line in lines).split())
 
 
 def habits(text: str) -> list[str]:
@@ -147,6 +151,9 @@ def test_the_program_says_no_old_habit(path: Path) -> None:
         "It waits. Not until the reset is done does it return.",
         "It holds. Which qube has it is shown by status.",
         "All is given back that was taken.",
+        "- **A kind.** What was announced gets a driver.",
+        "  * It works.\n  * What is attached stays.",
+        "# It is denied.\n# Who has a rule may.",
     ],
 )
 def test_an_old_habit_is_found(text: str) -> None:
