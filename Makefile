@@ -92,7 +92,7 @@ define install
 $(if $(MODULES),,$(error there are no modules in the folder usb_proxy))
 @set -e; umask 022; made=; \
 if [ -e $(D)$(2)/$(RECORD) ]; then made=$$(cat $(D)$(2)/$(RECORD)); fi; \
-rm -rf $(D)$(2)/usb_proxy; \
+rm -rf $(D)$(2)/usb_proxy $(D)$(2)/qubes_usb_proxy_dom0-*.egg-info; \
 for folder in $(call folders,$(1)); do \
 	[ ! -d $(D)"$$folder" ] || continue; \
 	made="$$made $$folder"; mode=0755; [ "$$folder" != /etc/sudoers.d ] || mode=0750; \
@@ -145,7 +145,7 @@ uninstall-vm: ## remove what install-vm installed
 	$(call uninstall,$(VM),$(PRIVATE),$(SITE),$(PRIVATE) $(DOC))
 
 uninstall-dom0: ## remove what install-dom0 installed
-	$(call uninstall,$(DOM0),$(SITE),$(PRIVATE),$(EGG))
+	$(call uninstall,$(DOM0),$(SITE),$(PRIVATE),$(SITE)/qubes_usb_proxy_dom0-*.egg-info)
 
 # The sources in a folder of the given name, in a tarball.
 define pack

@@ -172,6 +172,20 @@ def test_another_versions_files_go(tmp_path: Path, place: Path) -> None:
     assert not (tmp_path / "x/usr/lib/qubes-usb-proxy").exists()
 
 
+@pytest.mark.parametrize("each", ["4.4.1", "4.4.0"])
+def test_another_versions_entry_points_go(tmp_path: Path, place: Path, each: str) -> None:
+    """qubesd does not start where one names a module that is gone."""
+    target = f"DESTDIR={tmp_path}/x"
+    run("make", "install-dom0", target, folder=place)
+    (place / "version").write_text("4.4.1\n")
+    run("make", "install-dom0", target, folder=place)
+    (points,) = (tmp_path / "x").rglob("entry_points.txt")
+    assert points.parent.name == "qubes_usb_proxy_dom0-4.4.1.egg-info"
+    (place / "version").write_text(f"{each}\n")
+    run("make", "uninstall-dom0", target, folder=place)
+    assert of_folder(tmp_path / "x") == {}
+
+
 def test_nothing_is_written_to_the_sources(tmp_path: Path, place: Path) -> None:
     before = of_folder(place)
     as_root = ["--map-root-user"] if os.geteuid() else []
