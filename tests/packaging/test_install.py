@@ -4,6 +4,7 @@
 import re
 import shutil
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 from .machine import Root, attempt, copy_of, need, run
@@ -66,18 +67,18 @@ os.mkdir("/tmp/was-here")
 """
 
 
-def check_environment(root: Root) -> None:
+def check_environment(root: Root, programs: Mapping[str, int] = PROGRAMS) -> None:
     """No program loads what its caller's environment or folder offers."""
     bait = root.folder / "tmp/bait"
     (bait / "usb_proxy").mkdir(parents=True, exist_ok=True)
     for name in ("usb_proxy/__init__.py", "sitecustomize.py", "posix.py", "errno.py"):
         (bait / name).write_text(HOSTILE)
-    for program, code in PROGRAMS.items():
+    for program, code in programs.items():
         done = root.attempt(
             "env",
             "-C",
             "/tmp/bait",
-            program,
+            *program.split(),
             PYTHONPATH="/tmp/bait",
             PYTHONSTARTUP="/tmp/bait/sitecustomize.py",
             PYTHONHOME="/tmp/bait",
@@ -216,8 +217,12 @@ def check_dom0(root: Root) -> None:
     assert [line.split()[0] for line in lines[:2]] == ["qubes.ext", "qubes.devices"]
     assert lines[1].split()[1] == "usb"
     assert lines[2].startswith("/usr/lib/python3")
-    told = root.run("qvm-usb-doctor", "--help", PYTHONPATH=place)
+    also = root.folder / "usr/lib/python3/dist-packages/as-in-fedora.pth"
+    also.write_text(f"{place}\n")
+    told = root.run("qvm-usb-doctor", "--help")
     assert told.startswith("usage: qvm-usb-doctor")
+    check_environment(root, {"qvm-usb-doctor --help": 0})
+    also.unlink()
 
 
 def test_apt_refuses_a_changed_repository(dist: Path, tmp_path: Path) -> None:
