@@ -86,8 +86,9 @@ parents = $(foreach each,$(filter-out /,$(1)),$(each) $(call parents,$(patsubst 
 folders = $(sort $(call parents,$(foreach each,$(call targets,$(1)),$(patsubst %/,%,$(dir $(each))))))
 
 # A table, and where its package usb_proxy lies. Beside the byte code is a list of those folders
-# that were made for it; what was there of another version goes.
-RECORD := usb_proxy/__pycache__/folders
+# that were made for it; what was there of another version goes. By this name, py3clean of Debian
+# takes the list away with the byte code when a package that replaced this is purged.
+RECORD := usb_proxy/__pycache__/__init__.folders
 define install
 $(if $(MODULES),,$(error there are no modules in the folder usb_proxy))
 @set -e; umask 022; made=; \

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from .machine import Root, attempt, copy_of, need, run
 
 PRIVATE = "usr/lib/qubes/usb-proxy"
@@ -490,4 +492,26 @@ def test_from_the_tarball(dist: Path, tmp_path: Path) -> None:
     use_another_python(root)
     assert attempt("find", root.folder / PRIVATE, "-not", "-perm", "-044").stdout == ""
     root.run("sh", "-c", f"{make} uninstall-vm")
+    check_removed(root, before)
+
+
+@pytest.mark.parametrize("form", ["deb", "dom0-deb"])
+@pytest.mark.parametrize("first", ["tarball", "package"])
+def test_purge_takes_what_make_left(
+    dist: Path, packages: dict[str, Path], form: str, first: str, tmp_path: Path
+) -> None:
+    """Where both installed, in either order."""
+    root = copy_of("full", tmp_path)
+    (tarball,) = dist.glob("*.tar.gz")
+    run("tar", "-C", root.folder / "srv", "-xf", tarball)
+    shutil.copy(packages[form], root.folder / "srv")
+    before = root.paths()
+    side = "dom0" if form == "dom0-deb" else "vm"
+    ways = [
+        f"make --silent -C /srv/*/ install-{side}",
+        f"dpkg -i --force-depends /srv/{packages[form].name}",
+    ]
+    for way in ways if first == "tarball" else ways[::-1]:
+        root.run("sh", "-c", way)
+    root.run("dpkg", "--purge", packages[form].name.partition("_")[0])
     check_removed(root, before)
