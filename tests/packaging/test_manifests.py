@@ -39,6 +39,33 @@ def test_nothing_of_the_environment_gets_into_a_root_program(
     assert launch.read_text().startswith("#!/usr/bin/python3 -IS\n")
 
 
+FEDORAS = {
+    "__brp_mangle_shebangs": 'find "$RPM_BUILD_ROOT" -type f -perm /111 -exec '
+    "sed -i '1s,^#!/bin/,#!/usr/bin/,' {} +",
+    "__brp_python_bytecompile": 'for each in "$RPM_BUILD_ROOT"/usr/lib/python3.*; do '
+    '[ ! -d "$each" ] || /usr/bin/python3 -m compileall -q "$each"; done',
+}
+"""What rpm of Fedora does after %install and Debian's does not."""
+
+
+def test_a_fedora_builder_changes_nothing(
+    packages: dict[str, Path], tree: Path, dist: Path, tmp_path: Path
+) -> None:
+    macros = {
+        **FEDORAS,
+        "__os_install_post": "\n".join(f"%{{?{name}}}" for name in FEDORAS),
+        "python3_sitelib": "/usr/lib/python3.13/site-packages",
+        "_topdir": str(tmp_path),
+        "_sourcedir": str(dist),
+    }
+    defines = [f"--define={name} {text}" for name, text in macros.items()]
+    specs = sorted((tree / "build/rpm_spec").glob("*.spec"))
+    run("rpmbuild", "-bb", "--nodeps", "--quiet", *defines, *specs)
+    built = {package.name: package for package in (tmp_path / "RPMS/noarch").iterdir()}
+    for form in ("rpm", "dom0-rpm"):
+        assert of_package(built[packages[form].name]) == of_package(packages[form])
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_same_as_make_install(
     packages: dict[str, Path], installed: dict[str, Manifest], form: str
