@@ -419,12 +419,41 @@ def test_dnf(dist: Path, tree: Path, packages: dict[str, Path], tmp_path: Path) 
     use_another_python(root)
     dnf("install", "qubes-usb-proxy-dom0")
     check_dom0(root)
+    check_dom0_byte_code(root, tree, packages["dom0-rpm"], tmp_path / "dom0")
     use_another_python(root, "/usr/lib/python3.13/site-packages")
     names = ["qubes-usb-proxy", "qubes-usb-proxy-dom0", "another-python", "platform"]
     dnf("remove", *names)
     for keys in tmp_path.glob("cache/*/pubring"):
         run("gpgconf", "--homedir", keys, "--kill", "gpg-agent")  # dnf leaves it running
     check_removed(root, before)
+
+
+DOCTOR = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from usb_proxy.dom0 import doctor
+print(doctor.VERSION)
+"""
+
+
+def check_dom0_byte_code(root: Root, tree: Path, ours: Path, folder: Path) -> None:
+    """It is of what is installed: a rebuild with the same times, and 4.3, which brings none."""
+    place = "/usr/lib/python3.13/site-packages"
+    shutil.copytree(tree, folder, ignore=shutil.ignore_patterns("build", "dist"))
+    doctor = folder / "usb_proxy/dom0/doctor.py"
+    doctor.write_text(doctor.read_text().replace("\nVERSION = 1\n", "\nVERSION = 7\n"))
+    run("make", "rpm", folder=folder)
+    (rebuild,) = (folder / "dist").glob("qubes-usb-proxy-dom0-4*.rpm")
+    stub_rpm(folder, "qubes-usb-proxy-dom0", folder / "none", [])
+    (old,) = (folder / "RPMS/noarch").iterdir()
+    update = ["rpm", f"--root={root.folder}", "-U", "--nodeps", "--force"]
+    for package, version in ((rebuild, "7"), (ours, "1")):
+        run(*update, package)
+        assert root.run("python3", "-c", DOCTOR, place) == f"{version}\n"
+    use_another_python(root, place)
+    run(*update, old)
+    assert list((root.folder / place[1:]).iterdir()) == []
+    run(*update, ours)
 
 
 def test_pacman(tree: Path, packages: dict[str, Path], tmp_path: Path) -> None:
