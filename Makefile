@@ -210,6 +210,7 @@ arch: build/archlinux/PKGBUILD $(TARBALL) ## the Arch Linux package of a qube
 	room=/tmp/qubes-usb-proxy-makepkg; mkdir -m 0700 $$room || \
 		{ echo "another build is under way, or left $$room: remove it" >&2; exit 1; }; \
 	trap 'rm -rf $$room' EXIT; trap 'exit 1' HUP INT TERM; \
+	mkdir $$room/archlinux; cp archlinux/PKGBUILD.install $$room/archlinux; \
 	cp $< build/$(NAME)-$(REL).tar.gz $$room; as=; \
 	[ "$$(id -u)" != 0 ] || { chown -R 65534:65534 $$room; \
 		as='setpriv --reuid=65534 --regid=65534 --clear-groups'; }; \

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Installed by the users' commands: programs start, and removal leaves nothing."""
 
+import os
 import re
 import shutil
 import textwrap
@@ -171,6 +172,7 @@ def stub_files(tree: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("stub of 4.3.6\n")
         file.chmod(0o755)
+        os.utime(file, (1700000000, 1700000000))
     (tree / LINK).parent.mkdir(parents=True)
     (tree / LINK).symlink_to("/usr/lib/qubes/usb-detach-all")
 
@@ -488,9 +490,14 @@ def test_pacman(tree: Path, packages: dict[str, Path], tmp_path: Path) -> None:
     before = root.paths()
     run("pacman", *options, "-Udd", old)
     use_old_modules(root)
+    service = root.folder / "etc/qubes-rpc/qubes.USBDetach"
+    service.write_text("an administrator's own\n")
     said = run("pacman", *options, "-Udd", packages["arch"])
     assert "differ" not in said.replace("/etc/sudoers.d/", ""), said
     assert not list((root.folder / "etc").rglob("*.pacnew"))
+    (saved,) = (root.folder / "etc").rglob("*.pacsave")
+    assert (saved.stem, saved.read_text()) == (service.name, "an administrator's own\n")
+    saved.unlink()
     assert not (root.folder / OLD_PATH).exists()
     check_installed(root)
     check_environment(root)
@@ -500,6 +507,9 @@ def test_pacman(tree: Path, packages: dict[str, Path], tmp_path: Path) -> None:
     run("pacman", *options, "-Udd", later)
     check_kept(changed)
     assert not list((root.folder / PRIVATE).rglob("*.cpython-399.pyc"))
+    shutil.rmtree(root.folder / PRIVATE / "usb_proxy/__pycache__")
+    root.run("/usr/share/libalpm/scripts/qubes-usb-proxy")
+    check_kept(changed)
     for path in changed:
         shutil.move(path.with_name(f"{path.name}.pacnew"), path)
     use_another_python(root)
@@ -518,6 +528,11 @@ def test_from_the_tarball(dist: Path, tmp_path: Path) -> None:
         root.run("sh", "-c", f"{make} install-vm")
         check_installed(root)
     check_environment(root)
+    ours = root.paths()
+    changed = change_configuration(root)
+    root.run("sh", "-c", f"{make} install-vm")
+    assert not [path for path, text in changed.items() if path.read_text() == text]
+    assert root.paths() == ours, "no copy is kept"
     use_another_python(root)
     assert attempt("find", root.folder / PRIVATE, "-not", "-perm", "-044").stdout == ""
     root.run("sh", "-c", f"{make} uninstall-vm")

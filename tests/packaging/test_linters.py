@@ -59,6 +59,7 @@ def test_pkgbuild(tree: Path, dist: Path) -> None:
         "--shell=bash",
         "--exclude=SC2034,SC2154,SC2164",
         tree / "build/archlinux/PKGBUILD",
+        tree / "archlinux/PKGBUILD.install",
     )
     assert done.stdout == ""
 
