@@ -369,8 +369,8 @@ errors: ## write docs/troubleshooting.md and its man page from usb_proxy/catalog
 release-check: ## what of the release checklist in CONTRIBUTING.md a program can do
 	@/usr/bin/python3 -I tests/release.py
 
-clean: ## remove what was built
-	rm -rf build dist
+clean: ## remove what was built, also what checks have left as root
+	rm -rf build dist 2>/dev/null || $(SUDO) rm -rf build dist
 
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \

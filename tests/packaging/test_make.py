@@ -4,6 +4,7 @@
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -246,3 +247,23 @@ def test_make_alone_says_where_it_stops(place: Path) -> None:
     done = attempt("make", "install-vm", "DESTDIR=x", folder=place)
     assert done.returncode != 0
     assert "no modules" in done.stderr
+
+
+def test_clean_takes_what_root_has_left(place: Path) -> None:
+    """Checks run as root: where the user's own rm may not, sudo's does."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can leave what a user cannot remove")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        tree = Path(shutil.copytree(place, f"{folder}/tree"))
+        (tree / "sudo").write_text("#!/bin/sh\ntouch asked\n")
+        (tree / "sudo").chmod(0o755)
+        for left in ("build", "build/failed"):
+            (tree / left).mkdir(parents=True, exist_ok=True)
+            run("chown", "-R", "65534:65534", tree)
+            if left == "build/failed":
+                (tree / left / "lastfailed").touch()
+                run("chown", "-R", "0:0", tree / left)
+            user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+            run(*user, "make", "clean", "SUDO=./sudo", folder=tree)
+            assert (tree / "asked").exists() == (tree / left).exists() == (left != "build")
