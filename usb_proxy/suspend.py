@@ -30,12 +30,28 @@ def now() -> float:
 def mark(host: Host, is_suspend: bool) -> None:
     """From here on whoever began before ends; and in suspend nothing begins until resume."""
     at = now()
+    # Whoever detaches all by hand does not end a suspend that is about to begin.
+    until = max(at + SUSPEND_SECONDS * is_suspend, _times(host)[1])
     fresh = f"{MARK}.{host.pid()}"
     try:
-        host.make_link(fresh, f"{at:.6f} {at + SUSPEND_SECONDS * is_suspend:.6f}")
-        host.rename(fresh, MARK)
+        host.remove(fresh)  # Of one that died.
+        host.make_link(fresh, f"{at:.6f} {until:.6f}")
+        try:
+            host.rename(fresh, MARK)
+        except OSError:
+            host.remove(fresh)
+            raise
     except OSError as error:
         raise SystemLackError("UP-717", path=MARK, reason=reason(error)) from error
+
+
+def _times(host: Host) -> tuple[float, float]:
+    """When all was ended last, and until when nothing may begin; zeros without a mark."""
+    try:
+        at, until = map(float, host.read_link(MARK).split())
+    except (OSError, ValueError):
+        return 0.0, 0.0
+    return at, until
 
 
 def check(host: Host, began: float) -> None:
@@ -43,10 +59,7 @@ def check(host: Host, began: float) -> None:
 
     To be asked with a lock in hand: who ends all asks the holders of locks after the mark is there.
     """
-    try:
-        at, until = map(float, host.read_link(MARK).split())
-    except (OSError, ValueError):
-        return
+    at, until = _times(host)
     if began <= at:
         raise StoppedError("UP-804")
     if now() < until:

@@ -15,7 +15,7 @@ from usb_proxy import suspend
 from usb_proxy.errors import ExitCode
 
 from .fake_machine import open_files
-from .processes import Running, hold, run, wait_for
+from .processes import Running, hold, program, run, wait_for
 
 if TYPE_CHECKING:
     from .fake_kernel import FakeKernel
@@ -91,3 +91,34 @@ def test_resume_ends_it(
 def test_a_mark_that_makes_no_sense_holds_nothing_up(kernel: FakeKernel, text: str) -> None:
     os.symlink(text or "-", kernel.root + suspend.MARK)
     suspend.check(kernel, suspend.now())
+
+
+def test_by_hand_it_does_not_end_a_suspend(kernel: FakeKernel) -> None:
+    plain = kernel.environment
+    kernel.environment = {**plain, **BEFORE_SUSPEND}
+    assert run(kernel, "usb-detach-all") == ExitCode.OK
+    kernel.environment = plain
+    assert run(kernel, "usb-detach-all") == ExitCode.OK
+    assert run(kernel, "usb-export", "1-1.4") == ExitCode.STOPPED
+    assert "[UP-805]" in kernel.said()
+
+
+@pytest.mark.parametrize("planted", ["a mark that stays", "a lock that does not open"])
+def test_what_fails_keeps_nothing_attached(
+    kernel: FakeKernel, peer: socket.socket, planted: str
+) -> None:
+    with program(kernel, "usb-export", "1-1.4") as exporter:
+        wait_for(lambda: len(kernel.published("1-1_4")) == 3, "the publication")
+        if planted == "a mark that stays":
+            (kernel.tree / suspend.MARK[1:]).mkdir()
+        else:
+            lock = kernel.tree / "run/qubes-usb-proxy/export-1-1.1.lock"
+            lock.symlink_to("/nowhere")
+        assert run(kernel, "usb-detach-all") == ExitCode.SYSTEM
+        assert exporter.code() == ExitCode.OK
+    assert kernel.said().count("[UP-71") == 1
+    assert not [
+        name
+        for name in kernel.listing("/run")
+        if name.startswith("qubes-usb-proxy.det") and name != "qubes-usb-proxy.detached-all"
+    ]

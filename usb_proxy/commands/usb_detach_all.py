@@ -23,13 +23,26 @@ SUSPEND = "qubes.SuspendPre"
 def main(_arguments: Sequence[str], host: Host) -> int:
     """Return once nothing is attached to or from this qube, or waits to be."""
     if not host.is_root():
-        raise SystemLackError("UP-781")
+        raise SystemLackError("UP-781", command="/usr/lib/qubes/usb-detach-all")
     service = host.environment.get("QREXEC_SERVICE_FULL_NAME", "")
-    suspend.mark(host, is_suspend=service.startswith(SUSPEND))
-    all_locks = [locks.Lock(host, name) for name in locks.lock_names(host)]
-    holders = [holder for lock in all_locks if (holder := lock.stop_holder()) is not None]
     try:
-        endings.require_end(host, holders)
+        suspend.mark(host, is_suspend=service.startswith(SUSPEND))
     finally:
-        repair.repair(host)
+        try:
+            endings.require_end(host, _stop_all(host))
+        finally:
+            repair.repair(host)
     return 0
+
+
+def _stop_all(host: Host) -> list[int]:
+    """Ask all exporters and importers to end: pidfds of theirs."""
+    holders = []
+    for name in locks.lock_names(host):
+        try:
+            holder = locks.Lock(host, name).stop_holder()
+        except SystemLackError:
+            continue  # The repair comes to the same lock, and tells of it.
+        if holder is not None:
+            holders.append(holder)
+    return holders
