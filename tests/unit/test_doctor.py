@@ -303,3 +303,21 @@ def test_a_virtual_bus_that_authorizes_nothing(machine: FakeKernel) -> None:
     (machine.usb / "devices/usb10").symlink_to(bus)
     ((check, said, _),) = look(machine)[1]
     assert check == "authorization" and "attach" not in said
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "x.conf"])
+def test_a_file_of_modprobe_that_is_masked_or_a_loop(machine: FakeKernel, target: str) -> None:
+    shutil.rmtree(machine.usb / "drivers/usbip-host")
+    write(f"/lib/modules/{os.uname().release}/modules.dep", "x/usbip-host.ko: y.ko\n")(machine)
+    if target == "/dev/null":
+        write("/usr/lib/modprobe.d/x.conf", "install usbip-host /bin/false\n")(machine)
+    file = machine.tree / "etc/modprobe.d/x.conf"
+    file.parent.mkdir(parents=True)
+    file.symlink_to(target)
+    assert look(machine) == (0, [])
+
+
+def test_a_bus_for_what_is_built_in_alone(machine: FakeKernel) -> None:
+    (machine.tree / "sys/devices/pci0000:00/usb2/authorized_default").write_text("2\n")
+    code, found = look(machine)
+    assert (code, [check for check, _, _ in found]) == (ExitCode.WARNING, ["authorization"])

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 SLOTS = 16
 """MAX_BUSID, drivers/usb/usbip/stub.h."""
 
-MODPROBE_FOLDERS = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
-"""modprobe.d(5)."""
+MODPROBE_FOLDERS = (
+    *("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d"),
+    *("/usr/lib/modprobe.d", "/lib/modprobe.d"),
+)
+"""modprobe.d(5): of files of one name, that in the first of these counts."""
 
 
 def exporter_module(host: Host) -> Iterator[Finding]:
@@ -40,9 +43,12 @@ def _module(host: Host, name: str, driver: str) -> Finding:
     """Whether a module is loaded, or can be when it is needed."""
     if host.exists(driver):
         return ok("module", f"the kernel module {name} is loaded")
+    seen: set[str] = set()
     for folder in MODPROBE_FOLDERS:
         for file in host.listing(folder):
-            text = findings.text(host, f"{folder}/{file}") if file.endswith(".conf") else ""
+            is_read = file.endswith(".conf") and file not in seen
+            seen.add(file)
+            text = findings.text(host, f"{folder}/{file}") if is_read else ""
             for words in (line.split() for line in text.splitlines()):
                 if words[:1] == ["install"] and words[1:2] in ([name], [name.replace("-", "_")]):
                     said = f"{folder}/{file} keeps the kernel module {name} from being loaded"
@@ -87,7 +93,8 @@ def virtual_buses(host: Host) -> Iterator[Finding]:
 def _authorization(host: Host, names: list[str], consequence: str) -> Iterator[Finding]:
     """Buses whose newcomers the kernel does not configure (Documentation/usb/authorization.rst)."""
     paths = [f"{sysfs.DEVICES}/{name}/authorized_default" for name in names]
-    closed = [path for path in paths if findings.text(host, path).strip() == "0"]
+    # 2 is for what is built in alone, as the firmware says (drivers/usb/core/hub.c).
+    closed = [path for path in paths if findings.text(host, path).strip() in ("0", "2")]
     if closed:
         who = "; usbguard decides" if host.find_command("usbguard") else ""
         text = f"this qube blocks new devices at {len(closed)} USB buses until they are allowed"

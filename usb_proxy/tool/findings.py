@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from usb_proxy.sysfs import DEVICES, VIRTUAL_CONTROLLER
 
 TYPE_CHECKING = False
@@ -26,6 +28,9 @@ PACKAGE = "qubes-usb-proxy"
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 LEVELS = (OK, WARNING, ERROR)
+
+APT_CACHE = ("apt-cache", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
+"""Which writes nothing, also as root."""
 
 AS_ROOT = f"sudo {PACKAGE} doctor"
 
@@ -64,8 +69,10 @@ def text(host: Host, path: str) -> str:
     """What a file says, also by a link; nothing where it is no file or is gone."""
     try:
         return "".join(host.read_lines(path))
-    except (FileNotFoundError, IsADirectoryError):
-        return ""
+    except OSError as failure:
+        if failure.errno in (errno.ENOENT, errno.EISDIR, errno.ELOOP):
+            return ""
+        raise
 
 
 def package_of_modules(host: Host, release: str) -> str | None:
@@ -80,7 +87,7 @@ def package_of_modules(host: Host, release: str) -> str | None:
             else f"dnf install -y kernel-modules-extra-{release}"
         )
     for package in (f"linux-modules-extra-{release}", f"linux-modules-{release}"):
-        if host.find_command("apt-cache") and host.run(["apt-cache", "show", package])[0] == 0:
+        if host.find_command("apt-cache") and host.run([*APT_CACHE, "show", package])[0] == 0:
             return f"apt-get install -y --reinstall {package}"
     return f"apt-get install -y --reinstall linux-image-{release}"
 
