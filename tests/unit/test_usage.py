@@ -15,10 +15,11 @@ from usb_proxy.errors import ExitCode, InUseError, SystemLackError
 from usb_proxy.idents import BusId
 from usb_proxy.sysfs import UsbDevice
 
-from .processes import run
+from .processes import Running, run, wait_for
 from .test_journal import entries
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["entries"]
 
+OTHERS = "30 25 0:9 / /some/where rw - tmpfs tmpfs rw\n"
+BTRFS = "36 25 0:45 / /media/stick rw - btrfs /dev/sda1 rw\n"
 MOUNT = "36 25 8:1 / /media/stick rw - ext4 /dev/sda1 rw\n"
 SWAPS = "Filename Type Size Used Priority\n/dev/sda1 partition 9 0 -2\n"
 
@@ -110,6 +113,9 @@ def test_what_else_the_kernel_answers_is_told(
     ("path", "text", "told"),
     [
         ("proc/self/mountinfo", MOUNT, "sda1 is mounted at /media/stick"),
+        # The kernel gives a page at a time, and new mounts come last.
+        ("proc/self/mountinfo", OTHERS * 400 + MOUNT, "sda1 is mounted at /media/stick"),
+        ("proc/self/mountinfo", BTRFS, "sda1 is mounted at /media/stick"),
         ("proc/swaps", SWAPS, "sda1 is swap"),
         ("sys/class/block/sda1/holders/dm-0", "", "sda1 is part of dm-0"),
         ("proc/x", "", "another namespace"),
@@ -170,3 +176,32 @@ def test_status_says_by_what_a_device_is_used(kernel: FakeKernel) -> None:
     assert run(kernel, "qubes-usb-proxy", "status", "--json") == ExitCode.OK
     used_by = {d["device"]: d["used_by"] for d in json.loads(kernel.shown())["devices"]}
     assert used_by == {"2-1": ["sda1 is mounted at /media/st ick\\040"], "2-2": []}
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_disk_that_another_qube_has_is_in_use(kernel: FakeKernel) -> None:
+    """By qvm-block, whose driver in the kernel claims nothing."""
+    add_disk(kernel, kernel.plug("2-1"), "sda", ("sda1",))
+    number = (kernel.tree / "sys/class/block/sda1/dev").read_text().strip()
+    shared = kernel.tree / "sys/bus/xen-backend/devices/vbd-5-51712/physical_device"
+    shared.parent.mkdir(parents=True)
+    with UsbDevice(kernel, BusId("2-1")) as device:
+        for text in ("", "fd:0\n"):
+            shared.write_text(text)
+            usage.Claim(kernel, device).release()
+        shared.write_text(":".join(f"{int(part):x}" for part in number.split(":")) + "\n")
+        with pytest.raises(InUseError, match="UP-410") as raised:
+            usage.Claim(kernel, device)
+    assert raised.value.aside == "sda1 is attached to another qube by qvm-block"
+
+
+@pytest.mark.usefixtures("agent")
+def test_what_is_lent_is_not_reset(kernel: FakeKernel, peer: socket.socket) -> None:
+    kernel.plug("1-1.4", devnum="5")
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    assert peer.recv(100) == b"131077 480\n"
+    wait_for(lambda: len(kernel.published("1-1_4")) == 3, "the publication")
+    assert run(kernel, "usb-reset", "1-1.4") == ExitCode.IN_USE
+    assert "1-1.4 is attached already; detach it first [UP-401]" in kernel.said()
+    peer.close()
+    assert exporter.code() == ExitCode.OK

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from usb_proxy.sysfs import UsbDevice
 
 BLOCK = "/sys/class/block"
+XEN = "/sys/bus/xen-backend/devices"
+"""What this qube lends to others by itself: disks are `vbd-*` (drivers/block/xen-blkback)."""
+
+TABLE_LIMIT = 1 << 20
+"""Bytes of a table of the kernel's. A read of it gives a page (fs/seq_file.c)."""
+
 VIRTUAL = ("dm-", "loop", "md", "nbd", "ram", "xvd", "zram")
 """How names of disks start that no USB device has: a qube has many of them."""
 
@@ -42,11 +48,12 @@ class Claim:
             self.release()
             if error.errno != errno.EBUSY:
                 raise device.failure("look at", error) from error
-            failure = InUseError("UP-410", device=device.bus_id)
-            users = "; ".join(_users(host, list(disks)))
-            names = " or ".join(disks)
-            failure.aside = users or f"a program, or another namespace, uses {names}"
-            raise failure from error
+            raise _refusal(host, device, disks) from error
+        # Xen's driver claims nothing (drivers/block/xen-blkback/xenbus.c, xen_vbd_create).
+        lent = _lent(host)
+        if lent and any(_number(host, name) in lent for name in disks):
+            self.release()
+            raise _refusal(host, device, disks)
 
     def __enter__(self) -> Claim:
         return self
@@ -67,6 +74,13 @@ class Claim:
             # A reader without a card, or a disk that goes just now.
             if error.errno not in (errno.ENOMEDIUM, errno.ENOENT, errno.ENXIO, errno.ENODEV):
                 raise
+
+
+def _refusal(host: Host, device: UsbDevice, disks: dict[str, str]) -> InUseError:
+    failure = InUseError("UP-410", device=device.bus_id)
+    users = "; ".join(_users(host, list(disks)))
+    failure.aside = users or f"a program, or another namespace, uses {' or '.join(disks)}"
+    return failure
 
 
 def _disks(host: Host, device: UsbDevice) -> dict[str, str]:
@@ -97,17 +111,39 @@ def _users(host: Host, names: list[str]) -> list[str]:
         return found
     mounts = [line.split() for line in _lines(host, "/proc/self/mountinfo")]
     swaps = [line.split()[0].rpartition("/")[2] for line in _lines(host, "/proc/swaps")[1:]]
+    lent = _lent(host)
     for name in names:
-        number = "".join(_lines(host, f"{BLOCK}/{name}/dev"))
-        found += [f"{name} is mounted at {mount[4]}" for mount in mounts if mount[2] == number]
+        number = _number(host, name)
+        for mount in mounts:
+            # Some file systems have numbers of their own, as btrfs (proc(5), mountinfo).
+            if number == mount[2] or f"/dev/{name}" == mount[mount.index("-") + 2]:
+                found.append(f"{name} is mounted at {mount[4]}")
+        found += [f"{name} is attached to another qube by qvm-block"] * (number in lent)
         found += [f"{name} is swap"] * (name in swaps)
         holders = host.listing(f"{BLOCK}/{name}/holders")
         found += [f"{name} is part of {holder}" for holder in holders]
     return [printable(each.encode("ascii", "replace")) for each in found]
 
 
+def _number(host: Host, name: str) -> str:
+    """That of a disk or partition, `MAJOR:MINOR`."""
+    return "".join(_lines(host, f"{BLOCK}/{name}/dev"))
+
+
+def _lent(host: Host) -> set[str]:
+    """The numbers of what other qubes have as a disk; the file is in hexadecimal."""
+    found = set()
+    for name in host.listing(XEN):
+        for line in _lines(host, f"{XEN}/{name}/physical_device"):
+            try:
+                found.add(":".join(str(int(part, 16)) for part in line.split(":")))
+            except ValueError:
+                pass  # Not yet.
+    return found
+
+
 def _lines(host: Host, path: str) -> list[str]:
     try:
-        return host.read(path).splitlines()
+        return host.read_long(path, TABLE_LIMIT).decode("ascii", "replace").splitlines()
     except OSError:
         return []

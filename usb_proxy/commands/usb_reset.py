@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from usb_proxy import qrexec, sysfs
-from usb_proxy.backend import usage
-from usb_proxy.errors import RequestError
+from usb_proxy import sysfs
+from usb_proxy.backend import usage, usbip_host
+from usb_proxy.errors import InUseError, RequestError, SystemLackError
 from usb_proxy.idents import parse_target
 
 TYPE_CHECKING = False
@@ -20,8 +20,12 @@ def main(arguments: Sequence[str], host: Host) -> int:
     if len(arguments) != 2:
         raise RequestError("UP-223")
     target = parse_target(arguments[1])
-    qrexec.require_root(host)
+    if not host.is_root():
+        raise SystemLackError("UP-708", tried="reset", device=target)
     bus_id = sysfs.look_up(host, target)
-    with sysfs.open_usable(host, bus_id, target) as device, usage.Claim(host, device):
-        device.reset()
+    with sysfs.open_usable(host, bus_id, target) as device:
+        if usbip_host.is_in_use(device):
+            raise InUseError("UP-401", device=bus_id)
+        with usage.Claim(host, device):
+            device.reset()
     return 0
