@@ -36,6 +36,16 @@ def require_end(host: Host, holders: Iterable[int]) -> None:
         raise SystemLackError("UP-715")
 
 
+def note_end(lock: locks.Lock) -> None:
+    """Note that what a dead holder left is being ended: whoever else wants it may wait for that.
+
+    `lock` is its lock, held; so far its note says what the dead one did.
+    """
+    if lock.leftover:
+        rest = lock.leftover.removesuffix(f" {ATTACHED}").removesuffix(f" {ENDING}")
+        lock.note(f"{rest} {ENDING}")
+
+
 def why_stopped(host: Host) -> str:
     """For the journal: why this process was told to end, or nothing if it was not.
 
@@ -59,8 +69,8 @@ def entry(host: Host, lock: locks.Lock) -> tuple[journal.Entry, float | None]:
     try:
         told, since = locks.notice(host, lock.name)
         seconds = time.time() - since
-    except FileNotFoundError:
-        told = "a qube"  # It died at its very start.
+    except OSError:
+        told = "a qube"  # It died at its very start, or somebody planted something else.
     subject = locks.subject(lock.name)
     if isinstance(subject, Attachment):
         return journal.Entry(host, subject.device, subject.backend, is_import=True), seconds

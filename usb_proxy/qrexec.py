@@ -42,7 +42,7 @@ _ANCESTORS = 8
 """How far up the agent may be: shell, launcher, sudo and its monitor are between."""
 
 
-def require_root(host: Host, service: str = SERVICE) -> None:
+def require_root(host: Host, service: str) -> None:
     """SystemLackError unless this process is root, as the `service` that it runs for should be."""
     if not host.is_root():
         raise SystemLackError("UP-707", service=service)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from usb_proxy import qrexec
-from usb_proxy.errors import PeerError, RequestError, SystemLackError, UsbProxyError
+from usb_proxy.errors import ExitCode, PeerError, RequestError, SystemLackError, UsbProxyError
 from usb_proxy.handshake import LINE_LIMIT
 from usb_proxy.qrexec import Link, read_lines, remote_domain, require_root
 
 from .fake_machine import shut_down
-from .processes import Child, wait_for
+from .processes import Child, run, wait_for
 
 if TYPE_CHECKING:
     from .fake_kernel import FakeKernel
@@ -44,10 +44,28 @@ def trickle(peer: socket.socket, data: bytes) -> None:
 
 
 def test_root_is_asked_for(kernel: FakeKernel) -> None:
-    require_root(kernel)
+    require_root(kernel, "qubes.USB")
     kernel.privileged = False
-    with pytest.raises(SystemLackError, match="force-user='root'"):
-        require_root(kernel)
+    with pytest.raises(SystemLackError, match=r"rpc-config/qubes\.USB has .* force-user='root'"):
+        require_root(kernel, "qubes.USB")
+
+
+@pytest.mark.parametrize(
+    ("program", "argument", "command"),
+    [
+        ("usb-reset", "2-1", "only root may reset USB device 2-1"),
+        ("usb-repair", "", "run: sudo qubes-usb-proxy repair"),
+        ("usb-detach-all", "", "run: sudo /usr/lib/qubes/usb-detach-all"),
+    ],
+)
+def test_what_was_started_by_hand_is_no_service(
+    kernel: FakeKernel, program: str, argument: str, command: str
+) -> None:
+    kernel.plug("2-1")
+    kernel.privileged = False
+    assert run(kernel, program, *argument.split()) == ExitCode.SYSTEM
+    assert command in kernel.said()
+    assert "rpc-config" not in kernel.said()
 
 
 def test_the_remote_domain_is_the_environments(kernel: FakeKernel) -> None:

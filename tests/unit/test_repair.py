@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .fake_kernel import FakeKernel
 
 ATTACHMENT = Attachment("sys-usb-2-1")
+ATTACHED, ENDING = "2 131073 attached", "2 131073 ending"
 DEVID = 0x20005
 
 
@@ -224,6 +225,34 @@ def test_what_comes_back_is_looked_after_where_the_kernel_would_allow_it(
         kernel.unplug("2-1")
         exports.give_back(kernel, device, blocked=True)
     assert shut == (["2-1"] if default == "1" else [])
+
+
+def test_a_notice_that_is_none_keeps_repair_from_nothing(kernel: FakeKernel) -> None:
+    for bus_id in ("2-1", "2-2"):
+        export(kernel, bus_id)
+        leave(kernel, f"export-{bus_id}", "123")
+    (kernel.tree / "run/qubes-usb-proxy/export-2-1.notice").mkdir()
+    repair.repair(kernel)
+    assert [kernel.driver(bus_id) for bus_id in ("2-1", "2-2")] == ["usb", "usb"]
+
+
+@pytest.mark.parametrize("kind", ["export", "import"])
+def test_what_is_being_cleaned_up_is_not_told_as_attached(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whoever comes meanwhile waits, instead of being told to detach."""
+    noted: list[str | None] = []
+    name = "export-2-1" if kind == "export" else f"import-{ATTACHMENT}"
+    leave(kernel, name, f"123 blocked-5 {endings.ATTACHED}" if kind == "export" else ATTACHED)
+
+    def look(*_: object) -> None:
+        path = kernel.tree / f"run/qubes-usb-proxy/{name}.lock"
+        noted.append(path.read_text().splitlines()[0])
+
+    monkeypatch.setattr(qubesdb, "unpublish", look)
+    monkeypatch.setattr(records, "remove", look)
+    repair.repair(kernel)
+    assert noted == [f"123 blocked-5 {endings.ENDING}" if kind == "export" else ENDING]
 
 
 @pytest.mark.parametrize("is_same", [True, False])

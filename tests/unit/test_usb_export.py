@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +25,8 @@ from .fake_machine import open_files, shut_down
 from .processes import Child, Running, hold, leave, program, run, wait_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .fake_kernel import FakeKernel
 
 SERVICES = "run/qubes-service"
@@ -426,7 +428,7 @@ def test_usbguard_is_not_asked_about_what_it_allows(
     assert kernel.calls("usbguard") == []
 
 
-@pytest.mark.parametrize("usbguard", ["", "echo IPC down >&2; exit 1", None])
+@pytest.mark.parametrize("usbguard", ["", "echo IPC down >&2; exit 1", "exec sleep 30", None])
 @pytest.mark.parametrize("end", ["in order", "killed", "refused"])
 def test_what_was_not_authorized_is_so_while_it_is_lent(
     kernel: FakeKernel, peer: socket.socket, usbguard: str | None, end: str
@@ -569,3 +571,37 @@ def test_a_lock_left_by_one_that_did_nothing_yet_is_no_hindrance(
     peer.close()
     assert exporter.code() == ExitCode.OK
     assert_clean(kernel, ended="detached")
+
+
+@pytest.mark.parametrize("how", ["udev is late", "it came back"])
+def test_a_rule_that_is_known_later_forbids_it_all_the_same(
+    kernel: FakeKernel, peer: socket.socket, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    forbids = "E:QUBES_EXPORT_USB_DEVICE=0\n"
+    database = kernel.tree / "run/udev/data/c189:2"
+    if how == "udev is late":
+        database.unlink()
+        exporter = Running(kernel, "usb-export", "1-1.4")
+        assert peer.recv(100) == b"131077 480\n"
+        wait_for(lambda: len(kernel.published("1-1_4")) == 3, "the publication")
+        database.write_text(forbids)
+        kernel.announce()
+    else:
+        kernel.haste = 3
+        (kernel.device("1-1.4") / "serial").write_text("0123\n")
+        kernel.returns["1-1.4"] = [{"serial": "0123", "devnum": "6", "dev": "189:9"}]
+        database.write_text("E:QUBES_USB_REENUMERATES=1\n")
+        (kernel.tree / "run/udev/data/c189:9").write_text(forbids)
+        plug = kernel.plug
+
+        def and_tell(*arguments: Any, **shown: Any) -> Path:
+            home = plug(*arguments, **shown)
+            (kernel.tree / "run/udev/data/c189:9").write_text(forbids)
+            return home
+
+        monkeypatch.setattr(kernel, "plug", and_tell)
+        exporter = Running(kernel, "usb-export", "1-1.4")
+    assert exporter.code() == ExitCode.NO_DEVICE
+    assert "forbids lending USB device 1-1.4" in kernel.said()
+    assert not {"export-1-1.4.lock", "export-1-1.4.notice"} & set(kernel.locks())
+    assert kernel.driver("1-1.4") == "usb"

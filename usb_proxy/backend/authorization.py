@@ -7,12 +7,15 @@ long as usbip-host has it, so that no driver of this qube ever does.
 
 from __future__ import annotations
 
+from usb_proxy.errors import NoDeviceError, SystemLackError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from usb_proxy.host import Host
     from usb_proxy.sysfs import UsbDevice
 
 USBGUARD = "usbguard"
+USBGUARD_SECONDS = 2.0
 
 
 def grant(host: Host, device: UsbDevice) -> None:
@@ -32,9 +35,14 @@ def tell_of_end(host: Host, device: UsbDevice) -> None:
 
 
 def _tell_usbguard(host: Host, what: str, device: UsbDevice) -> None:
-    """That fails where its daemon does not run: the kernel's word is what counts, and comes next.
+    """That fails where its daemon does not run, or hangs: the kernel's word is what counts.
 
     Not by the port alone: another device may be in it by now.
     """
-    if host.find_command(USBGUARD) is not None:
-        host.run([USBGUARD, what, f'id {device.product()} via-port "{device.bus_id}"'])
+    if host.find_command(USBGUARD) is None:
+        return
+    try:
+        rule = f'id {device.product()} via-port "{device.bus_id}"'
+        host.run([USBGUARD, what, rule], USBGUARD_SECONDS)
+    except (SystemLackError, NoDeviceError):
+        pass  # Whoever gives a device back has more to do.

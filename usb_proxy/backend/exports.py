@@ -96,6 +96,7 @@ def end(host: Host, bus_id: BusId, lock: locks.Lock, why: str) -> None:
 
     `why` is for dom0, see `qubesdb`.
     """
+    endings.note_end(lock)
     try:
         is_plugged = host.exists(f"{sysfs.DEVICES}/{bus_id}")
         qubesdb.unpublish(host, bus_id, is_plugged, why)

@@ -228,8 +228,8 @@ ENTRIES = {
         "restart the qube. Or purge it there: `sudo apt purge qubes-usb-proxy`.",
     ),
     "UP-781": (
-        "this needs root; run: sudo /usr/lib/qubes/usb-detach-all",
+        "this needs root; run: sudo {command}",
         ("A user who is not root started the program.",),
-        "Run `sudo /usr/lib/qubes/usb-detach-all`, or start the program with `pkexec`.",
+        "Run the command that the sentence names, or start the program with `pkexec`.",
     ),
 }

@@ -109,13 +109,13 @@ class _Loan:
         if usbip_host.is_in_use(device) and not self.lock.leftover:
             raise InUseError("UP-402", device=self.bus_id)
         if self.lock.leftover:
+            endings.note_end(self.lock)
             # Now, as we may fail before we publish anything ourselves.
             qubesdb.unpublish(host, self.bus_id, True, qubesdb.DIED)
             endings.tell_of_death(host, self.lock)
         device.identity()  # As long as it is there.
         self.properties = udev.await_properties(host, device)
-        if self.properties.get(EXPORTED) == "0":
-            raise NoDeviceError("UP-310", device=self.bus_id)
+        self._require_permission(self.properties)
         self._note()
         try:
             self.lock.tell(frontend.owner)
@@ -135,6 +135,11 @@ class _Loan:
                 raise NoDeviceError("UP-309", device=self.bus_id)
         why = journal.DETACHED_THERE if was_there else journal.UNPLUGGED
         self.entry.detached(endings.why_stopped(host) or why)
+
+    def _require_permission(self, properties: dict[str, str] | None) -> None:
+        """NoDeviceError where a rule of udev says that the device is not lent."""
+        if (properties or {}).get(EXPORTED) == "0":
+            raise NoDeviceError("UP-310", device=self.bus_id)
 
     def _note(self, state: str = "") -> None:
         blocked = self.device if self.blocked else None
@@ -190,6 +195,8 @@ class _Loan:
 
         count = reenumeration.take(self.host, self.device, count, self.blocked)
         exports.remember(self.host, self.bus_id, self.device.identity(), count)
+        # It may be another one for udev than the one that left.
+        self._require_permission(udev.properties(self.host, self.device))
         return self._offer()
 
     def _offer(self) -> bytes:
@@ -217,6 +224,7 @@ class _Loan:
                 if is_late and not self._is_udev_late():
                     # It has told dom0 just now of a device that is connected to no qube.
                     is_late = False
+                    self._require_permission(udev.properties(self.host, self.device))
                     qubesdb.publish(self.host, self.bus_id, frontend)
                     self._hear_of_removal_only(events)
                 if self.link.await_end(events.fileno()):

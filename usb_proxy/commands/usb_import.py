@@ -80,7 +80,7 @@ def main(arguments: Sequence[str], host: Host) -> int:
     announced = Announcement(arguments[3]) if len(arguments) == 4 else None
     report = Report(host, fd, host.now() + ATTACH_SECONDS, announced)
     try:
-        qrexec.require_root(host)
+        qrexec.require_root(host, "qubes.USBAttach")
         link = qrexec.Link(host)
         lock = locks.import_lock(host, attachment)
         imports.acquire(host, lock)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from usb_proxy import qrexec, repair
+from usb_proxy import repair
+from usb_proxy.errors import SystemLackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def main(_arguments: Sequence[str], host: Host) -> int:
     """Return once nothing of a dead process is left in this qube."""
-    qrexec.require_root(host)
+    if not host.is_root():
+        raise SystemLackError("UP-781", command="qubes-usb-proxy repair")
     repair.repair(host)
     return 0

@@ -44,6 +44,7 @@ def remove(host: Host, attachment: Attachment, lock: locks.Lock) -> bool:
 
     `lock` is its lock, held.
     """
+    endings.note_end(lock)
     number, devid = _parse_note(lock.leftover) or (records.read(host, attachment), None)
     port = None
     # A record may be old, and two backends may number their devices alike: so a living importer's
