@@ -320,3 +320,57 @@ def test_what_is_stored_and_can_never_be_attached(world: World, option: str, mar
     assert not world.calls
     assert logged(world.work).count("is not attached to work") == 1
     assert marks in logged(world.work)
+
+
+@pytest.mark.parametrize("rival", [False, True])
+def test_a_no_counts_until_the_device_comes_again(world: World, rival: bool) -> None:
+    async def story() -> None:
+        await world.assign(world.work, mode="auto-attach" if rival else "ask-to-attach")
+        if rival:
+            await world.assign(world.home)
+        world.plug()
+        await asyncio.sleep(10)
+        await world.halt(world.home)
+        for _ in range(3):
+            world.work.fire_event("domain-unpaused")
+            await asyncio.sleep(10)
+        assert (len(world.asked), world.holder()) == (1, None)
+
+    run(story())
+
+
+def test_no_question_about_what_the_user_detached(world: World) -> None:
+    world.answer = "work"
+
+    async def story() -> None:
+        await world.assign(world.work, mode="ask-to-attach")
+        world.plug()
+        await asyncio.sleep(10)
+        await world.detach(world.work)
+        await asyncio.sleep(30)
+        world.work.fire_event("domain-unpaused")
+        await asyncio.sleep(30)
+        assert (len(world.asked), world.holder()) == (1, None)
+
+    run(story())
+
+
+def test_a_qube_that_starts_waits_for_no_question_about_another(world: World) -> None:
+    async def confirm(*_arguments: object) -> str:
+        await asyncio.sleep(3600)
+        return "work"
+
+    world.ext.assignments._confirm = confirm
+
+    async def story() -> None:
+        await world.assign(world.work, mode="ask-to-attach")
+        world.plug()
+        await asyncio.sleep(10)
+        await world.halt(world.home)
+        world.home.state = "Running"
+        await world.assign(world.home)
+        await world.home.fire_event_async("domain-start")
+        await asyncio.sleep(10)
+        assert world.holder() == "home"
+
+    run(story())

@@ -11,14 +11,12 @@ import pytest
 
 from tests.dom0.clock import run
 from tests.dom0.world import World
-from usb_proxy.dom0 import kinds
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     world = World(tmp_path)
     world.seconds = 0.1
-    kinds._told.clear()
     return world
 
 
@@ -127,3 +125,23 @@ def test_a_qube_starts(world: World) -> None:
         assert world.holder() == "work"
 
     run(story())
+
+
+def test_one_line_for_one_fact(world: World) -> None:
+    """None of a qube that does not run, and no more for a device that comes again and again."""
+
+    async def story() -> None:
+        for vm in (world.work, world.home):
+            wants(vm, "u03****,nonsense", denied="u0b****")
+        world.home.state = "Halted"
+        for _ in range(5):
+            world.plug()
+            await asyncio.sleep(1)
+            world.work.fire_event("domain-unpaused")
+            await asyncio.sleep(1)
+            world.unplug()
+            await asyncio.sleep(1)
+
+    run(story())
+    assert (logged(world.work).count("UP-931"), logged(world.work).count("UP-932")) == (1, 1)
+    assert logged(world.home) == ""

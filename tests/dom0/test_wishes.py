@@ -364,3 +364,24 @@ def test_one_line_for_one_fact(world: World) -> None:
     assert logged(world.work).count("UP-920") == 1
     assert logged(world.home).count("UP-922") == 1
     assert "NoneType" not in logged(world.home)
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_what_one_qube_let_go_of_is_another_ones_since(world: World, asleep: bool) -> None:
+    async def story() -> None:
+        await attached(world)
+        await world.detach(world.work)
+        await world.attach(world.home)
+        await world.detach(world.home)
+        await world.attach(world.work)
+        await asyncio.sleep(20)
+        if asleep:
+            world.ext.looks.suspending.touch()
+        end(world, b"detached" if asleep else b"died")
+        await asyncio.sleep(20)
+        world.ext.looks.suspending.unlink(missing_ok=True)
+        world.work.fire_event("domain-unpaused")
+        await asyncio.sleep(20)
+        assert world.holder() == "work"
+
+    run(story())

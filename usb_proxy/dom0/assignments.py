@@ -18,6 +18,7 @@ from usb_proxy.errors import sentence
 if TYPE_CHECKING:
     from usb_proxy.dom0.pace import Pace
     from usb_proxy.dom0.qubesd import Assignment, Qube, VirtualDevice
+    from usb_proxy.dom0.wishes import Wishes
 
 TRY_SECONDS = 0.002
 """What a try counts: a process is started, and a rule written."""
@@ -49,16 +50,6 @@ def assigned(vm: Qube, device: VirtualDevice) -> Assignment | None:
     return kinds.assigned(vm, device)
 
 
-def mismatch(vm: Qube, device: VirtualDevice) -> Assignment | None:
-    """The assignment of another device in the same port."""
-    for assignment in assignments(vm):
-        if assignment.port_id == device.port_id and (
-            assignment.backend_domain == device.backend_domain
-        ):
-            return assignment
-    return None
-
-
 def _ready(vm: Qube) -> bool:
     """Whether a qube can be called; when it can, what is assigned to it is looked at again."""
     return vm.get_power_state() == "Running"
@@ -73,11 +64,14 @@ class _Chain:
         self._wake = asyncio.Event()
         self.tried = asyncio.Event()
         """Set after the first try, and before a question to the user."""
+        self._question: asyncio.Future[str] | None = None
 
     def add(self, device: USBDevice, starting: Qube | None) -> None:
         """A device appeared (again), or a qube starts: the tries start anew."""
         if starting is None:
             self._next.clear()
+        elif self._question:
+            self._question.cancel()
         self._next.append((device, starting))
         self._wake.set()
 
@@ -133,11 +127,21 @@ class _Chain:
             vm, assignment = next(iter(found.items()))
             if assignment.mode.value != "ask-to-attach":
                 return vm
-        if not found or device.attachment is not None:
+        if not found or device.attachment is not None or not self._owner.wanted(device.port):
             return None
         self.tried.set()
-        name = (await self._owner.confirm(device, found)).strip()
-        return next((vm for vm in found if vm.name == name), None)
+        name = await self._ask(device, found)
+        chosen = next((vm for vm in found if vm.name == name), None)
+        if chosen is None and not self._wake.is_set():
+            self._owner.let_go(device.port, device.device_id, "")
+        return chosen
+
+    async def _ask(self, device: USBDevice, found: Mapping[Any, Assignment]) -> str:
+        """The user's answer, or none if the question is in vain by now."""
+        question = self._question = asyncio.ensure_future(self._owner.confirm(device, found))
+        await asyncio.wait([question])
+        self._question = None
+        return "" if question.cancelled() else question.result().strip()
 
     def _still(self, vm: Qube, device: USBDevice) -> Assignment | None:
         """The assignment, as long as it stands, and the device is there, free and wanted."""
@@ -182,17 +186,17 @@ class AutoAttach:
         attach: Callable[[Qube, USBDevice, Assignment], Awaitable[None]],
         confirm: Confirm,
         pace: Pace,
-        wanted: Callable[[Port], bool],
+        wishes: Wishes,
         suspending: Callable[[], bool],
     ) -> None:
         self._attach = attach
         self._confirm = confirm
         self.pace = pace
-        self.wanted = wanted
+        self.wanted, self.let_go = wishes.free, wishes.let_go
         self.suspending = suspending
         self.postponed: dict[Port, USBDevice] = {}
         """What appeared while the computer was about to suspend."""
-        self._told: dict[tuple[str, Port], str] = {}
+        self._told: dict[tuple[str, Port | None, str], str] = {}
         self.tries = Tries()
         self._chains: dict[Port, _Chain] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -239,7 +243,10 @@ class AutoAttach:
                     continue
                 if (assignment := assigned(vm, device)) is None:
                     self.tell_mismatch(vm, device)
-                elif _ready(vm) and self._possible(vm, device, assignment):
+                for name, port, words in kinds.faults(vm, device):
+                    if _ready(vm):
+                        self._tell(vm, name, port, **words)
+                if assignment and _ready(vm) and self._possible(vm, device, assignment):
                     found[vm] = assignment
             except Exception as error:  # of one qube only, such as libvirt's
                 vm.log.warning("%s", sentence("UP-923", qube=vm.name, reason=error))
@@ -250,29 +257,30 @@ class AutoAttach:
         try:
             require_possible(vm, device.port, assignment.options)
         except QubesException as error:
-            text = sentence("UP-918", port=device.port, qube=vm.name, quoted=_unescaped(error))
-            if self._told.get((vm.name, device.port)) != text:
-                self._told[vm.name, device.port] = text
-                vm.log.warning("%s", text)
+            self._tell(vm, "UP-918", device.port, quoted=_unescaped(error))
             return False
         return True
 
     def tell_mismatch(self, vm: Qube, device: VirtualDevice) -> None:
         """Tell once that another device is in an assigned port."""
-        other = mismatch(vm, device)
-        key, value = (vm.name, device.port), device.device_id
-        if other is None or self._told.get(key) == value or not vm.is_running():
-            return
-        self._told[key] = value
-        text = sentence(
-            "UP-920", port=device.port, device=value, qube=vm.name, wanted=other.device_id
-        )
-        vm.log.warning("%s", text)
+        for other in assignments(vm):
+            same = other.port_id, other.backend_domain == device.backend_domain
+            if same == (device.port_id, True) and vm.is_running():
+                words = {"device": device.device_id, "wanted": other.device_id}
+                self._tell(vm, "UP-920", device.port, **words)
+                break
+
+    def _tell(self, vm: Qube, name: str, port: Port | None, **words: object) -> None:
+        text = sentence(name, port=port, qube=vm.name, **words)
+        if self._told.get((vm.name, port, name)) != text:
+            self._told[vm.name, port, name] = text
+            vm.log.warning("%s", text)
 
     def forget(self, name: str) -> None:
         """A qube ended: what was told of it may be told again."""
-        for key in [key for key in self._told if name in (key[0], key[1].backend_domain.name)]:
-            del self._told[key]
+        for vm, port, fault in list(self._told):
+            if name in (vm, port and port.backend_domain.name):
+                del self._told[vm, port, fault]
         self.tries.forget(name)
 
     async def attempt(

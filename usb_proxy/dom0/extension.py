@@ -63,7 +63,7 @@ class USBProxyExtension(Extension):
             self._attach_assigned,
             confirm_device_attachment,
             self.pace,
-            self.wishes.free,
+            self.wishes,
             self.looks.off,
         )
         self.attachments = Attachments(self.rules, self.looks, self.wishes)

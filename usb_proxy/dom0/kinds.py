@@ -9,10 +9,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from usb_proxy.dom0.qubesd import DeviceAssignment
-from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
-    from usb_proxy.dom0.qubesd import Assignment, Qube, VirtualDevice
+    from usb_proxy.dom0.qubesd import Assignment, Port, Qube, VirtualDevice
 
 FEATURE = "usb-auto-attach"
 """Interface patterns, separated by commas, as the list of denied devices has them (`u03****`,
@@ -20,9 +19,6 @@ DeviceInterface.from_str_bulk in qubes/device_protocol.py); `ask:` before them a
 
 _ASK = "ask:"
 _PATTERN = re.compile(r"u[0-9a-f*]{6}")
-
-_told: dict[str, str] = {}
-"""The value of the feature of which it was told what is wrong with it, by qube."""
 
 
 def has_patterns(vm: Qube) -> bool:
@@ -32,26 +28,39 @@ def has_patterns(vm: Qube) -> bool:
 
 def assigned(vm: Qube, device: VirtualDevice) -> Assignment | None:
     """An assignment to a qube that wants a device for one of its interfaces, and denies none."""
-    value = vm.features.check_with_template(FEATURE, "")
-    if not isinstance(value, str) or not value:
-        return None
-    ask = value.startswith(_ASK)
-    patterns = [part.strip().lower() for part in value.removeprefix(_ASK).split(",")]
-    wrong = [one for one in patterns if not _PATTERN.fullmatch(one)]
-    if wrong and _told.get(vm.name) != value:
-        _told[vm.name] = value
-        text = sentence("UP-932", qube=vm.name, feature=FEATURE, pattern=wrong[0])
-        vm.log.warning("%s", text)
+    ask, patterns, _ = _feature(vm)
     codes = _sevens(device.device_id.rpartition(":")[2])
-    if not _any((one for one in patterns if one not in wrong), codes):
-        return None
-    denied = getattr(vm, "devices_denied", None) or ""
-    if _any(_sevens(denied), codes):
-        vm.log.warning("%s", sentence("UP-931", port=device.port, qube=vm.name))
+    if not _any(patterns, codes) or _denies(vm, codes):
         return None
     mode = "ask-to-attach" if ask else "auto-attach"
     found: Assignment = DeviceAssignment(device, vm, options={}, mode=mode)
     return found
+
+
+def faults(vm: Qube, device: VirtualDevice) -> list[tuple[str, Port | None, dict[str, str]]]:
+    """What the user should know of a qube's feature: sentences, their port and their words."""
+    _, patterns, wrong = _feature(vm)
+    codes = _sevens(device.device_id.rpartition(":")[2])
+    found: list[tuple[str, Port | None, dict[str, str]]] = []
+    if wrong:
+        found.append(("UP-932", None, {"feature": FEATURE, "pattern": wrong[0]}))
+    if _any(patterns, codes) and _denies(vm, codes):
+        found.append(("UP-931", device.port, {}))
+    return found
+
+
+def _feature(vm: Qube) -> tuple[bool, list[str], list[str]]:
+    """Whether to ask, the patterns, and what is none."""
+    value = vm.features.check_with_template(FEATURE, "")
+    if not isinstance(value, str) or not value:
+        return False, [], []
+    parts = [part.strip().lower() for part in value.removeprefix(_ASK).split(",")]
+    right = [part for part in parts if _PATTERN.fullmatch(part)]
+    return value.startswith(_ASK), right, [part for part in parts if part not in right]
+
+
+def _denies(vm: Qube, codes: list[str]) -> bool:
+    return _any(_sevens(getattr(vm, "devices_denied", None) or ""), codes)
 
 
 def _sevens(text: str) -> list[str]:

@@ -226,8 +226,12 @@ class Looks:
         backend = port.backend_domain
         vm = qube(backend, old.frontend)
         reason = self.learn(port)
-        if vm is None or not vm.is_running() or not self._wishes.free(port):
+        if vm is None or not vm.is_running():
             return
+        if (other := self._wishes.of(port)) is not None:
+            if other == vm.name or not assigned(vm, USBDevice(port)):
+                return
+            self._wishes.wanted(port)  # this one has had it since
         if reason in ("unplugged", "died"):
             return
         asleep = asleep or self.off(backend, vm)

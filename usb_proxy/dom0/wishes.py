@@ -22,7 +22,7 @@ GAP_SECONDS = 1.5
 class _LetGo:
     device_id: str
     frontend: str
-    """The qube that had it."""
+    """The qube that had it; '' if the user was asked, and wanted it in none."""
     asleep: bool
     """It was given back for suspend: the user wants it again after that."""
     since: float
@@ -47,6 +47,11 @@ class Wishes:
     def free(self, port: Port) -> bool:
         """Whether what is in a port may be attached by itself."""
         return port not in self._let_go
+
+    def of(self, port: Port) -> str | None:
+        """The qube that had what is let go of in a port; '' if the user wanted it in none."""
+        one = self._let_go.get(port)
+        return one.frontend if one else None
 
     def left(self, port: Port) -> None:
         """The device in a port left the bus."""
