@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -262,7 +263,8 @@ def test_what_can_never_be_attached_is_not_assigned(
         ("2-1", "", "UP-201"),
         ("2-1", "1050:0407:0001:u030101", ""),
         ("2-1", "1050:0407:a:b:u030101", ""),
-        ("*", "0000:0000::?******", ""),
+        ("*", "0000:0000::?******", "UP-945"),
+        ("2-1", "0000:0000::?******", ""),
     ],
 )
 def test_what_is_no_identity_is_not_assigned(
@@ -362,3 +364,29 @@ def test_a_shell_reads_the_first_line_alone(shell: list[str]) -> None:
     said = b"sys-usb 2-1\n46f4:0001 080650\n"
     done = subprocess.run([*shell, "-c", script], input=said, capture_output=True, check=True)
     assert done.stdout == b"sys-usb|2-1"
+
+
+def test_no_device_is_required_for_a_start(world: World) -> None:
+    with pytest.raises(QubesException, match="UP-946"):
+        run(_none(world.assign(world.work, mode="required")))
+    assert list(world.work.devices["usb"].get_assigned_devices()) == []
+
+
+async def _none(assigning: Awaitable[object]) -> None:
+    await assigning
+
+
+def test_what_is_stored_is_not_removed_when_its_mode_changes(world: World) -> None:
+    """An impossible one of an older version; the client names it with an object of its own."""
+    devices = world.work.devices["usb"]
+    device = VirtualDevice(Port(world.usb, "2-1", "usb"), "*")
+    world.work.events_enabled = False
+    devices.load_assignment(
+        DeviceAssignment(device, world.work, options={"x": "y"}, mode="auto-attach")
+    )
+    world.work.events_enabled = True
+    same = VirtualDevice(Port(world.usb, "2-1", "usb"), "*")
+    details = {"pre_event": True, "device": same, "options": {"x": "y"}}
+    with pytest.raises(QubesException, match="UP-902"):
+        run(_none(world.work.fire_event_async("device-pre-assign:usb", **details)))
+    assert len(list(devices.get_assigned_devices())) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -383,5 +384,58 @@ def test_what_one_qube_let_go_of_is_another_ones_since(world: World, asleep: boo
         world.work.fire_event("domain-unpaused")
         await asyncio.sleep(20)
         assert world.holder() == "work"
+
+    run(story())
+
+
+@pytest.mark.parametrize("reason", [b"detached", b"died"])
+def test_qubesd_restarts(world: World, reason: bytes) -> None:
+    """What the user detached stays free: its backend still says so."""
+
+    async def story() -> None:
+        await attached(world)
+        end(world, reason)
+        world.ext._begin()
+        world.ext.looks.suspending = Path("/nowhere")
+        loading = threading.Thread(target=world.load)  # no loop runs when qubesd loads
+        loading.start()
+        loading.join()
+        world.work.fire_event("domain-unpaused")
+        await asyncio.sleep(5)
+        assert world.holder() == (None if reason == b"detached" else "work")
+
+    run(story())
+
+
+def test_a_suspend_that_failed(world: World) -> None:
+    async def story() -> None:
+        await world.assign(world.work)
+        world.ext.looks.suspending.touch()  # and nobody takes it back
+        world.plug()
+        await asyncio.sleep(110)
+        assert world.holder() is None
+        await asyncio.sleep(20)
+        assert world.holder() == "work"
+        world.plug("3-1")
+        await world.assign(world.home, "3-1")
+        world.home.fire_event("domain-unpaused")
+        await asyncio.sleep(5)
+        assert world.holder("3-1") == "home"
+
+    run(story())
+    assert logged(world.usb).count("UP-947") == 1
+
+
+def test_devices_of_which_nothing_is_known_are_not_alike(world: World) -> None:
+    """An assignment that was stored by an older version."""
+    device = VirtualDevice(Port(world.usb, "*", "usb"), "0000:0000::?******")
+    stored = DeviceAssignment(device, world.work, mode="auto-attach")
+    world.work.devices = {"usb": SimpleNamespace(get_assigned_devices=lambda: [stored])}
+
+    async def story() -> None:
+        world.usb.untrusted_qdb[f"{ROOT}/2-1/desc"] = b"garbage"
+        world.change()
+        await asyncio.sleep(5)
+        assert world.holder() is None
 
     run(story())

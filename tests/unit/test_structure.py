@@ -40,7 +40,7 @@ LAYERS = (
     {"dom0.qubesd", "dom0.untrusted", "dom0.usb_ids", "dom0.ledger", "dom0.pace"},
     {"dom0.asking"},
     {"dom0.rules"},
-    {"dom0.records", "dom0.policy", "dom0.kinds", "dom0.wishes"},
+    {"dom0.records", "dom0.policy", "dom0.kinds", "dom0.wishes", "dom0.suspending"},
     {"dom0.requests", "dom0.tries"},
     {"dom0.device"},
     {"dom0.services", "dom0.notices"},

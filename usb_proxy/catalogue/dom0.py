@@ -208,4 +208,22 @@ ENTRIES = {
         ("A qube of the kind RemoteVM has no devices that dom0 knows of.",),
         "Plug the device into this machine, and write the names as `qvm-usb list` shows them.",
     ),
+    "UP-945": (
+        "nothing is known of this device, so it cannot be assigned by what it is; name its port",
+        ("The qube with the controllers says nothing of the device that dom0 can read.",),
+        "Plug the device in again, or assign its port with `qvm-usb assign --port QUBE "
+        "BACKEND:PORT`.",
+    ),
+    "UP-946": (
+        "a USB device cannot be required for the start of a qube; assign it without --required",
+        ("A qube starts without its USB devices, and gets them when it runs.",),
+        "Assign it with `qvm-usb assign QUBE BACKEND:PORT`.",
+    ),
+    "UP-947": (
+        "the computer has not suspended for two minutes, so USB devices are attached again; "
+        "remove {path}",
+        ("A qube could not be suspended, so the computer was not.",),
+        "Read `sudo journalctl -u qubesd -u qubes-suspend` in dom0 for the cause. The file goes "
+        "with the next suspend that succeeds.",
+    ),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from usb_proxy.dom0 import kinds
 from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
 from usb_proxy.dom0.qubesd import Port, QubesException, local_qubes
-from usb_proxy.dom0.requests import require_possible
+from usb_proxy.dom0.requests import NOBODY, require_possible
 from usb_proxy.dom0.services import ServiceError
 from usb_proxy.dom0.tries import Tries
 from usb_proxy.errors import sentence
@@ -41,10 +41,10 @@ def assignments(vm: Qube) -> Iterable[Assignment]:
 def assigned(vm: Qube, device: VirtualDevice) -> Assignment | None:
     """The most specific assignment of a device to a qube.
 
-    Port and identity come before port, port before identity (doc/qubes-devices.rst), and that
-    before what the device is.
+    Port and identity come before port, port before identity (doc/qubes-devices.rst), then its kind.
     """
-    found = [assignment for assignment in assignments(vm) if assignment.matches(device)]
+    unknown = device.device_id == NOBODY  # what could be anything is known by its port alone
+    found = [a for a in assignments(vm) if a.matches(device) and not (unknown and a.port_id == "*")]
     if found:
         return max(found, key=lambda a: (a.port_id != "*", a.device_id != "*"))
     return kinds.assigned(vm, device)
@@ -152,7 +152,7 @@ class _Chain:
             return None
         if now.attachment is not None:
             return None
-        if self._owner.suspending():
+        if self._owner.suspending(device.backend_domain):
             self._owner.postponed[device.port] = device
             return None
         return assigned(vm, now)
@@ -187,7 +187,7 @@ class AutoAttach:
         confirm: Confirm,
         pace: Pace,
         wishes: Wishes,
-        suspending: Callable[[], bool],
+        suspending: Callable[[Qube], bool],
     ) -> None:
         self._attach = attach
         self._confirm = confirm

@@ -27,6 +27,7 @@ from usb_proxy.dom0.qubesd import (
     VirtualDevice,
     confirm_device_attachment,
     handler,
+    local_qubes,
 )
 from usb_proxy.dom0.requests import require_possible
 from usb_proxy.dom0.wishes import Wishes
@@ -58,7 +59,7 @@ class USBProxyExtension(Extension):
         self.pace = Pace()
         self.wishes = Wishes()
         self._resuming: set[asyncio.Task[None]] = set()
-        self.looks = Looks(self.pace, self.wishes, self._appeared)
+        self.looks = Looks(self.pace, self.wishes, self._appeared, self._overdue)
         self.assignments = AutoAttach(
             self._attach_assigned,
             confirm_device_attachment,
@@ -70,6 +71,12 @@ class USBProxyExtension(Extension):
 
     def _appeared(self, device: USBDevice) -> None:
         self.assignments.start(device)
+
+    def _overdue(self, app: Any) -> None:
+        """The computer did not suspend, and does not say so: go on as if it had resumed."""
+        for vm in local_qubes(app):
+            if vm.klass != "AdminVM":  # one that libvirt fails on hurts no other
+                asyncio.get_running_loop().call_soon(self.on_domain_resumed, vm, "")
 
     # Listing: synchronous, and QubesDB alone is read (qubes/devices.py).
 
@@ -138,11 +145,15 @@ class USBProxyExtension(Extension):
         self, vm: Qube, _event: str, device: Any, options: dict[str, str], **_kwargs: object
     ) -> None:
         """Refuse what could never be attached: it is in memory already (qubes/devices.py)."""
+        devices = vm.devices["usb"]
+        # An equal one that is not the very same is older, and only its mode is to change.
+        new = [one for one in devices.get_assigned_devices() if one.virtual_device is device]
         try:
             require_possible(vm, device.port, options, device.device_id)
+            if any(one.mode.value == "required" for one in new):
+                raise QubesException(sentence("UP-946"))
         except QubesException:
-            devices = vm.devices["usb"]
-            for assignment in [one for one in devices.get_assigned_devices() if one == device]:
+            for assignment in new:
                 await devices.unassign(assignment)
             raise
 

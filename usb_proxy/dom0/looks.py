@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Container, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_proxy.dom0 import ledger, records, untrusted
@@ -18,6 +17,7 @@ from usb_proxy.dom0.assignments import assigned
 from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
 from usb_proxy.dom0.notices import Notices, Task, fire, qube
 from usb_proxy.dom0.qubesd import Port, local_qubes
+from usb_proxy.dom0.suspending import SUSPENDING, Suspending
 from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
@@ -35,17 +35,19 @@ seen to be, and after that, so that a backend that writes all the time is not fo
 CLAIMS_SECONDS = 0.1
 """A list of who has what is good for so long, or until something changes."""
 
-SUSPENDING = Path("/run/qubes/previously-paused.list")
-"""It is there from before the computer suspends until it has resumed (PREVIOUSLY_PAUSED in
-qubes/api/internal.py)."""
-
 _OFF = ("Paused", "Suspended")
 
 
 class Looks:
     """All that is known; `appeared` is called with each device that is there, free and wanted."""
 
-    def __init__(self, pace: Pace, wishes: Wishes, appeared: Callable[[USBDevice], object]) -> None:
+    def __init__(
+        self,
+        pace: Pace,
+        wishes: Wishes,
+        appeared: Callable[[USBDevice], object],
+        overdue: Callable[[object], object],
+    ) -> None:
         self.known: dict[str, dict[str, ledger.Seen]] = {}
         """By backend and port; what was told of it, and no more."""
         self.held: Container[Port] = ()
@@ -53,6 +55,7 @@ class Looks:
         self.looked: Callable[[Port], object] = lambda _port: None
         """Called where one of them would have been looked at."""
         self.suspending = SUSPENDING
+        self._suspends = Suspending(overdue)
         self._pace = pace
         self._wishes = wishes
         self._notices = Notices(pace, appeared)
@@ -70,8 +73,11 @@ class Looks:
             for port in records.ports(backend)
             if (seen := self._see(backend, port)) is not None
         }
-        for port in [port for port, seen in known.items() if seen.frontend]:
-            self.learn(Port(backend, port, DEVICE_CLASS))
+        for name, seen in known.items():
+            port = Port(backend, name, DEVICE_CLASS)
+            if self.learn(port) == "detached" and not seen.frontend:
+                asleep = self.suspending.exists()
+                self._wishes.let_go(port, seen.device_id, "", asleep=asleep)
 
     def learn(self, port: Port) -> str | None:
         """Why the attachment of a device ended, or would end; its backend says so, or never does.
@@ -243,9 +249,11 @@ class Looks:
             if assigned(vm, USBDevice(port)):
                 vm.log.warning("%s", sentence("UP-930", port=port, qube=vm.name))
 
-    def off(self, *sides: Qube) -> bool:
+    def off(self, side: Qube, *others: Qube) -> bool:
         """Whether the computer, or one of these qubes, is suspended, or about to be."""
-        return self.suspending.exists() or any(vm.get_power_state() in _OFF for vm in sides)
+        if self._suspends.on(self.suspending, side):
+            return True
+        return any(vm.get_power_state() in _OFF for vm in (side, *others))
 
     async def resumed(self, vm: Qube) -> None:
         """What a qube gave back on its way into suspend may be seen only now."""

@@ -35,6 +35,10 @@ class NotAttached(qubesd.DeviceNotAssigned):
 _IDENTITY = re.compile("[0-9a-fA-F]{4}:[0-9a-fA-F]{4}:.*")
 
 
+NOBODY = "0000:0000::?******"
+"""The identity of each device of which nothing is known (VirtualDevice of the platform)."""
+
+
 def require_possible(
     vm: Qube, port: Port, options: Mapping[str, object], device_id: str = "*"
 ) -> None:
@@ -61,6 +65,8 @@ def require_possible(
 def _require_device(port_id: str, device_id: str) -> None:
     """What qvm-usb reads as port and identity may be the name of an interface, as in `2-1:1.0`."""
     is_identity = device_id == "*" or _IDENTITY.fullmatch(device_id)
+    if port_id == "*" and device_id == NOBODY:
+        raise QubesException(sentence("UP-945"))
     if is_identity and port_id == "*":
         return
     try:

@@ -38,7 +38,10 @@ class Wishes:
 
     def let_go(self, port: Port, device_id: str, frontend: str, *, asleep: bool = False) -> None:
         """A device was taken from its qube by whoever uses one of the two."""
-        now = asyncio.get_running_loop().time()
+        try:
+            now = asyncio.get_running_loop().time()
+        except RuntimeError:  # qubesd starts, and it was long ago
+            now = 0.0
         for other, one in list(self._let_go.items()):
             if one.left is not None and now - one.left > GAP_SECONDS:
                 del self._let_go[other]

@@ -98,6 +98,7 @@ class DeviceAssignment(VirtualDevice):
         mode: str = "manual",
     ) -> None:
         super().__init__(device.port, device.device_id)
+        self.virtual_device = device
         self.frontend_domain = frontend_domain
         self.options = options or {}
         self.mode = AssignmentMode(mode)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qubes import exc
-from qubes.device_protocol import DeviceAssignment, Port, UnknownDevice, VirtualDevice
+from qubes.device_protocol import DeviceAssignment, Port, UnknownDevice
 
 
 class DeviceCollection:
@@ -61,7 +61,7 @@ class DeviceCollection:
         if assignment in self.assigned:
             raise exc.DeviceAlreadyAssigned
         self.assigned.append(assignment)
-        device = VirtualDevice(assignment.port, assignment.device_id)
+        device = assignment.virtual_device
         await self._do("assign", device=device, options=assignment.options)
 
     async def unassign(self, assignment: DeviceAssignment) -> None:
