@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qubes.device_protocol import DeviceAssignment, Port, VirtualDevice
@@ -386,7 +387,7 @@ def test_what_is_stored_is_not_removed_when_its_mode_changes(world: World) -> No
     )
     world.work.events_enabled = True
     same = VirtualDevice(Port(world.usb, "2-1", "usb"), "*")
-    details = {"pre_event": True, "device": same, "options": {"x": "y"}}
+    details: dict[str, Any] = {"pre_event": True, "device": same, "options": {"x": "y"}}
     with pytest.raises(QubesException, match="UP-902"):
         run(_none(world.work.fire_event_async("device-pre-assign:usb", **details)))
     assert len(list(devices.get_assigned_devices())) == 1
