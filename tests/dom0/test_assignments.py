@@ -360,7 +360,7 @@ def test_a_qube_that_starts_waits_for_no_question_about_another(world: World) ->
         await asyncio.sleep(3600)
         return "work"
 
-    world.ext.assignments._confirm = confirm
+    world.ext.assignments.confirm = confirm
 
     async def story() -> None:
         await world.assign(world.work, mode="ask-to-attach")

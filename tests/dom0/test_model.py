@@ -131,7 +131,7 @@ def test_the_real_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("qubes.ext.utils.call_socket_service", answer)
     world = World(tmp_path)
     world.seconds = 0
-    world.ext.assignments._confirm = qubesd.confirm_device_attachment
+    world.ext.assignments.confirm = qubesd.confirm_device_attachment
 
     async def story() -> None:
         await world.assign(world.work)

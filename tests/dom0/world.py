@@ -113,7 +113,7 @@ class World:
         self.ext = USBProxyExtension()
         self.asked: list[list[str]] = []
         self.answer = ""
-        self.ext.assignments._confirm = self.confirm
+        self.ext.assignments.confirm = self.confirm
         self.load()
 
     def allowed(self) -> str:

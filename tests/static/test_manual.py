@@ -64,7 +64,6 @@ def exit_codes(source: str) -> list[int]:
 CODES = {kind.__name__: kind.code for kind in errors.UsbProxyError.__subclasses__()}
 NEVER = {
     "usb-reset": {
-        errors.ExitCode.PEER: "it has no connection to another qube",
         errors.ExitCode.STOPPED: "it never waits where a signal could stop it",
     },
     "usb-detach-all": {

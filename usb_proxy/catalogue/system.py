@@ -230,6 +230,6 @@ ENTRIES = {
     "UP-781": (
         "this needs root; run: sudo {command}",
         ("A user who is not root started the program.",),
-        "Run the command that the sentence names, or start the program with `pkexec`.",
+        "Run the command that the sentence names, such as `sudo /usr/lib/qubes/usb-detach-all`.",
     ),
 }

@@ -190,7 +190,7 @@ class AutoAttach:
         suspending: Callable[[Qube], bool],
     ) -> None:
         self._attach = attach
-        self._confirm = confirm
+        self.confirm = confirm  # asks the user
         self.pace = pace
         self.wanted, self.let_go = wishes.free, wishes.let_go
         self.suspending = suspending
@@ -243,9 +243,9 @@ class AutoAttach:
                     continue
                 if (assignment := assigned(vm, device)) is None:
                     self.tell_mismatch(vm, device)
-                for name, port, words in kinds.faults(vm, device):
+                for port, text in kinds.faults(vm, device):
                     if _ready(vm):
-                        self._tell(vm, name, port, **words)
+                        self._tell(vm, port, text)
                 if assignment and _ready(vm) and self._possible(vm, device, assignment):
                     found[vm] = assignment
             except Exception as error:  # of one qube only, such as libvirt's
@@ -257,23 +257,26 @@ class AutoAttach:
         try:
             require_possible(vm, device.port, assignment.options)
         except QubesException as error:
-            self._tell(vm, "UP-918", device.port, quoted=_unescaped(error))
+            quoted = _unescaped(error)
+            text = sentence("UP-918", port=device.port, qube=vm.name, quoted=quoted)
+            self._tell(vm, device.port, text)
             return False
         return True
 
     def tell_mismatch(self, vm: Qube, device: VirtualDevice) -> None:
         """Tell once that another device is in an assigned port."""
-        for other in assignments(vm):
-            same = other.port_id, other.backend_domain == device.backend_domain
-            if same == (device.port_id, True) and vm.is_running():
-                words = {"device": device.device_id, "wanted": other.device_id}
-                self._tell(vm, "UP-920", device.port, **words)
-                break
+        place = device.port_id, device.backend_domain
+        others = (a for a in assignments(vm) if (a.port_id, a.backend_domain) == place)
+        if (other := next(others, None)) and vm.is_running():
+            came, wanted = device.device_id, other.device_id
+            text = sentence("UP-920", port=device.port, device=came, qube=vm.name, wanted=wanted)
+            self._tell(vm, device.port, text)
 
-    def _tell(self, vm: Qube, name: str, port: Port | None, **words: object) -> None:
-        text = sentence(name, port=port, qube=vm.name, **words)
-        if self._told.get((vm.name, port, name)) != text:
-            self._told[vm.name, port, name] = text
+    def _tell(self, vm: Qube, port: Port | None, text: str) -> None:
+        """Tell once, until it is another sentence of the same id."""
+        key = vm.name, port, text.rpartition(" ")[2]
+        if self._told.get(key) != text:
+            self._told[key] = text
             vm.log.warning("%s", text)
 
     def forget(self, name: str) -> None:
@@ -293,7 +296,3 @@ class AutoAttach:
             return error
         self.tries.attached(device.port)
         return None
-
-    def confirm(self, device: USBDevice, found: Mapping[Any, Assignment]) -> Awaitable[str]:
-        """Ask the user."""
-        return self._confirm(device, found)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from usb_proxy.dom0.qubesd import DeviceAssignment
+from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
     from usb_proxy.dom0.qubesd import Assignment, Port, Qube, VirtualDevice
@@ -37,16 +38,14 @@ def assigned(vm: Qube, device: VirtualDevice) -> Assignment | None:
     return found
 
 
-def faults(vm: Qube, device: VirtualDevice) -> list[tuple[str, Port | None, dict[str, str]]]:
-    """What the user should know of a qube's feature: sentences, their port and their words."""
+def faults(vm: Qube, device: VirtualDevice) -> Iterator[tuple[Port | None, str]]:
+    """What the user should know of a qube's feature: sentences, and the port that they are of."""
     _, patterns, wrong = _feature(vm)
     codes = _sevens(device.device_id.rpartition(":")[2])
-    found: list[tuple[str, Port | None, dict[str, str]]] = []
     if wrong:
-        found.append(("UP-932", None, {"feature": FEATURE, "pattern": wrong[0]}))
+        yield None, sentence("UP-932", qube=vm.name, feature=FEATURE, pattern=wrong[0])
     if _any(patterns, codes) and _denies(vm, codes):
-        found.append(("UP-931", device.port, {}))
-    return found
+        yield device.port, sentence("UP-931", port=device.port, qube=vm.name)
 
 
 def _feature(vm: Qube) -> tuple[bool, list[str], list[str]]:
