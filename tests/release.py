@@ -65,7 +65,7 @@ def check_tag(top: Path) -> Iterator[str]:
 
 
 def check_packages(top: Path) -> Iterator[str]:
-    """7: two builds of what is committed, from clones in different folders."""
+    """7: two builds of what is committed, in different folders; dist/repo has what they give."""
     with tempfile.TemporaryDirectory() as name:
         places = [Path(name) / each for each in ("one", "another one")]
         for place in places:
@@ -82,10 +82,25 @@ def check_packages(top: Path) -> Iterator[str]:
         equal, _, _ = filecmp.cmpfiles(one, another, built[0] | built[1], shallow=False)
         if different := (built[0] | built[1]) - set(equal):
             yield f"two builds differ: {', '.join(sorted(different))}"
+        yield from check_same(top, one)
+
+
+def check_same(top: Path, built: Path) -> Iterator[str]:
+    """Each package in dist/repo is one of `built`; an rpm but for its signature."""
+    query = ("rpm", "-qp", "--nosignature", "--qf", "%{SHA256HEADER}")
+    repo = top / "dist/repo"
+    for package in sorted([*repo.glob("apt/*.deb"), *repo.glob("dnf/*.rpm")]):
+        ours = built / package.name
+        if ours.suffix == ".rpm":
+            same = ours.exists() and tell(top, *query, str(package)) == tell(top, *query, str(ours))
+        else:
+            same = ours.exists() and filecmp.cmp(package, ours, shallow=False)
+        if not same:
+            yield f"dist/repo has another {package.name}"
 
 
 def check_signatures(top: Path) -> Iterator[str]:
-    """8: all signatures of dist/repo, by the one key that is in it."""
+    """8: all signatures of dist/repo, by the one key that is in it: the releaser's own."""
     repo = top / "dist/repo"
     if not (repo / "qubes-usb-proxy.asc").exists():
         yield "there is no dist/repo; run `make repo`"
@@ -107,6 +122,8 @@ def check_signatures(top: Path) -> Iterator[str]:
             code, said = tell(top, *command)
             if code:
                 yield f"{' '.join(command)}: {said}"
+        if "throw-away" in tell(top, "gpg", "--batch", "--show-keys", key)[1]:
+            yield "the key is a throw-away one; run `make repo` with KEY"
         tell(top, "gpgconf", "--kill", "gpg-agent")
 
 

@@ -2,12 +2,16 @@
 """The packages are built once, in a copy of the sources."""
 
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .machine import TOP, attempt, need, run
 from .manifest import Manifest, of_folder
+
+KEY = "packager@example.org"
 
 
 def sources(folder: Path) -> Path:
@@ -65,3 +69,25 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         run("make", f"install-{side}", f"DESTDIR={folder}/{side}", folder=unpacked)
         manifests[side] = of_folder(folder / side)
     return manifests
+
+
+@pytest.fixture
+def keys() -> Iterator[Path]:
+    """A packager's gpg, with a key; its agent needs a short path."""
+    need("gpg")
+    with tempfile.TemporaryDirectory(prefix="gpg-") as folder:
+        run(
+            "gpg",
+            "--batch",
+            "--quiet",
+            "--passphrase",
+            "",
+            "--quick-generate-key",
+            KEY,
+            "ed25519",
+            "sign",
+            "never",
+            GNUPGHOME=folder,
+        )
+        yield Path(folder)
+        run("gpgconf", "--kill", "gpg-agent", GNUPGHOME=folder)

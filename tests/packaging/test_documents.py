@@ -3,47 +3,21 @@
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.docs.documents import ALL, NOT_RUN, TOP, Step
 
+from .conftest import KEY
 from .machine import SYSTEM, Root, attempt, copy_of, need, need_root, run
 from .test_install import stub_rpm
 
 DOCUMENT = TOP / "docs/packagers.md"
 URL = "https://example.org/qubes"
-KEY = "packager@example.org"
 OFFLINE = """
 APT::Get::List-Cleanup "0";
 APT::Get::Assume-Yes "1";
 APT::Install-Recommends "0";
 """
-
-
-@pytest.fixture
-def keys() -> Iterator[Path]:
-    """A packager's gpg, with a key; its agent needs a short path."""
-    need("gpg")
-    with tempfile.TemporaryDirectory(prefix="gpg-") as folder:
-        run(
-            "gpg",
-            "--batch",
-            "--quiet",
-            "--passphrase",
-            "",
-            "--quick-generate-key",
-            KEY,
-            "ed25519",
-            "sign",
-            "never",
-            GNUPGHOME=folder,
-        )
-        yield Path(folder)
-        run("gpgconf", "--kill", "gpg-agent", GNUPGHOME=folder)
 
 
 def debian_template(repository: Path, folder: Path) -> Root:

@@ -9,6 +9,7 @@ import pytest
 
 from tests import release
 
+from .conftest import KEY
 from .machine import TOP, run
 
 
@@ -52,8 +53,12 @@ def test_a_tag_that_is_missing_or_not_signed(place: Path) -> None:
     assert "verify-tag" in next(release.check_tag(place))
 
 
-def test_signatures(dist: Path, tmp_path: Path) -> None:
-    shutil.copytree(dist / "repo", tmp_path / "dist/repo")
+def test_signatures(tree: Path, dist: Path, keys: Path, tmp_path: Path) -> None:
+    """Those of a key that `make repo` made for itself are none."""
+    (found,) = release.check_signatures(tree)
+    assert "throw-away" in found
+    repo = f"REPO={tmp_path}/dist/repo"
+    run("make", "repo", f"KEY={KEY}", repo, folder=tree, GNUPGHOME=str(keys))
     assert list(release.check_signatures(tmp_path)) == []
     for package in dist.glob("qubes-usb-proxy-4*.rpm"):
         shutil.copy(package, tmp_path / "dist/repo/dnf")
@@ -61,6 +66,18 @@ def test_signatures(dist: Path, tmp_path: Path) -> None:
     assert "rpmkeys" in found
     shutil.rmtree(tmp_path / "dist")
     assert "make repo" in next(release.check_signatures(tmp_path))
+
+
+def test_packages_of_another_build(tree: Path, dist: Path, tmp_path: Path) -> None:
+    """An rpm is the same with a signature and without."""
+    assert list(release.check_same(tree, dist)) == []
+    other = Path(shutil.copytree(dist, tmp_path / "other"))
+    (deb,) = other.glob("qubes-usb-proxy_*.deb")
+    deb.write_bytes(b"other")
+    (rpm,) = other.glob("qubes-usb-proxy-dom0-4*.rpm")
+    rpm.unlink()
+    found = set(release.check_same(tree, other))
+    assert found == {f"dist/repo has another {path.name}" for path in (deb, rpm)}
 
 
 def test_the_checklist_is_the_documents() -> None:
