@@ -46,10 +46,12 @@ def test_after_a_downgrade(root: Root) -> None:
 
 
 def test_after_a_removal(root: Root) -> None:
-    """Each service that apt leaves answers dom0 with one sentence of ours."""
+    """What sudo allows is gone; each service that apt leaves answers with a sentence of ours."""
     root.run("dpkg", "-i", "/srv/new.deb")
     root.run("apt-get", "remove", "-y", "qubes-usb-proxy")
     assert not (root.folder / "usr/lib/qubes").exists()
+    done = root.attempt("sudo", "-n", ALLOWED, "status", user="user")
+    assert done.stderr == f"sudo: {ALLOWED}: command not found\n"
     services = {path.name for path in (root.folder / "etc/qubes-rpc").iterdir()}
     assert services == set(PROGRAMS)
     for service, program in PROGRAMS.items():
