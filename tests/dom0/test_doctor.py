@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usb_proxy.dom0 import asking, doctor, rules
+from usb_proxy.dom0 import asking, doctor, rules, showing
 from usb_proxy.dom0.asking import Finding, NoAnswerError
 
 HEALTHY = {
@@ -52,7 +52,7 @@ class Qube:
         self.says = f"4.4.0\n{json.dumps(HEALTHY)}"
         self.code = 0
         self.usb: dict[str, list[Device]] = {}
-        self.distribution = "fedora"
+        self.distribution, self.stubdom, self.virt_mode = "fedora", "", "pvh"
         self.refuses: Any = None
         self.__dict__.update(settings)
         self.asked: dict[str, Any] = {}
@@ -68,7 +68,7 @@ class Qube:
 
     @property
     def features(self) -> Any:
-        found = {"os-distribution": self.distribution}
+        found = {"os-distribution": self.distribution, "stubdom-qrexec": self.stubdom}
         return SimpleNamespace(check_with_template=found.get)
 
     @property
@@ -124,8 +124,8 @@ def stick(backend: Qube, port: str = "2-1") -> Device:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(rules.examine, "__defaults__", ((tmp_path / "run", tmp_path / "etc"),))
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(rules, "examine", lambda *call: [Finding("dom0", "ok", f"policy: {call}")])
     usb, work = Qube("sys-usb"), Qube("work", template=Qube("fedora-43", klass="TemplateVM"))
     usb.usb["exposed"] = [stick(usb)]
     return app(usb, work, Qube("dom0", klass="AdminVM"))
@@ -253,6 +253,57 @@ def test_silence_has_an_end(machine: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert ("work", "warning", text) in found(machine)
 
 
+def test_a_call_that_says_all_and_does_not_end(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "SECONDS", 0.2)
+    program = "exec >&-; exec sleep 60"
+    machine.domains["work"].run_service = lambda *_, **options: subprocess.Popen(
+        ["sh", "-c", program], **{name: options[name] for name in ("stdin", "stdout", "stderr")}
+    )
+    text = "the qube cannot be asked: its call did not end for 0 seconds"
+    assert ("work", "warning", text) in found(machine)
+
+
+def test_a_state_that_may_not_be_seen(machine: Any) -> None:
+    """The client library calls it NA: the qube is asked, and is not said to be halted."""
+    machine.domains["work"].__dict__.update(state="NA", is_running=lambda: False)
+    seen = found(machine)
+    assert ("work", "warning", "whether the qube runs cannot be seen from here") in seen
+    assert ("work", "ok", "qrexec is there") in seen
+
+
+def test_a_distribution_that_may_not_be_seen(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise sys.modules["qubesadmin.exc"].QubesException("no")
+
+    monkeypatch.setattr(Qube, "features", SimpleNamespace(check_with_template=refuse))
+    machine.domains["sys-usb"].says = "\n"
+    machine.qubesd_connection_type = "qrexec"
+    assert found(machine)["sys-usb", "error", "qubes-usb-proxy is not installed in sys-usb"] == ""
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_qubesd_does_not_answer(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    class Silent:
+        @property
+        def domains(self) -> None:
+            raise sys.modules["qubesadmin.exc"].QubesException("Failed to connect")
+
+    sys.modules["qubesadmin"].Qubes = Silent  # type: ignore[attr-defined]
+    assert doctor.main([option]) == 7
+    assert "qubesd does not say what has to be known: Failed to connect" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("mode", "stubdom", "source"),
+    [("hvm", "1", "work-dm"), ("hvm", "", "work"), ("pvh", "1", "work")],
+)
+def test_who_calls(machine: Any, mode: str, stubdom: str, source: str) -> None:
+    machine.domains["work"].__dict__.update(virt_mode=mode, stubdom=stubdom)
+    assert ("dom0", "ok", f"policy: {(source, 'sys-usb', '2-1')}") in found(machine)
+
+
 def test_names_that_are_none(machine: Any) -> None:
     assert wrong(machine, "wrok", "sys-usb:2-1") == [("dom0", "there is no qube wrok")]
     assert wrong(machine, "work", "sys-usb:9-9") == [
@@ -276,39 +327,27 @@ def test_another_qube_has_it(machine: Any) -> None:
 
 
 def test_what_a_qube_finds_is_told(machine: Any) -> None:
-    worse = {"level": "error", "text": "no\x1b[2J room", "repair": "rm -r /run/x", "check": "x"}
+    repair = "chmod 0755 /usr/lib/qubes/usb-export"
+    worse = {"level": "error", "text": "no\x1b[2J room", "repair": repair, "check": "x"}
     machine.domains["work"].says = "4.4.0\n" + json.dumps({"findings": [worse] * 100})
     told = list(doctor.examine(machine, "work", "sys-usb:2-1"))
-    assert told.count(Finding("work", "error", "no [2J room", "rm -r /run/x")) == 64
+    assert told.count(Finding("work", "error", "no [2J room", repair, "work")) == 64
+    assert f"  run in work: {repair}" in showing.screen(told)
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "text"),
+    "command",
     [
-        ("30-user", "qubes.USB +2-1 work sys-usb deny", "a rule denies the call"),
-        ("30-user", "qubes.USB * @anyvm @anyvm deny # never", "a rule denies the call"),
-        ("30-user", "* * work * deny", "a rule denies the call"),
-        ("30-user", "qubes.USB * work sys-usb allow user=root", "a rule of yours decides"),
-        ("30-user", "qubes.USB +2-2 work sys-usb deny", "no rule of dom0's policy denies"),
-        ("30-user", "qubes.USB * vault sys-usb deny", "no rule of dom0's policy denies"),
-        ("30-user", "# qubes.USB * work sys-usb deny", "no rule of dom0's policy denies"),
-        ("80-usb-proxy", "qubes.USB * @anyvm @anyvm deny", "no rule of dom0's policy denies"),
+        "sudo rm -rf /",
+        "qubes-usb-proxy repair; sudo rm -rf /",
+        "qubes-usb-proxy detach $(reboot)",
+        "depmod x && reboot",
     ],
 )
-def test_rules(tmp_path: Path, name: str, line: str, text: str) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc" / f"{name}.policy").write_text(line + "\n")
-    folders = (tmp_path / "run", tmp_path / "etc")
-    (only,) = rules.examine("work", "sys-usb", "2-1", folders)
-    assert only.text.startswith(text)
-
-
-def test_a_file_of_run_shadows_that_of_etc(tmp_path: Path) -> None:
-    for folder, line in (("etc", "qubes.USB * work sys-usb deny"), ("run", "")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "30-user.policy").write_text(line)
-    (only,) = rules.examine("work", "sys-usb", "2-1", (tmp_path / "run", tmp_path / "etc"))
-    assert only.level == "ok"
+def test_a_qube_names_no_command_that_is_not_known(machine: Any, command: str) -> None:
+    told = {"level": "error", "text": "it broke", "repair": command, "check": "x"}
+    machine.domains["work"].says = "4.4.0\n" + json.dumps({"findings": [told]})
+    assert found(machine)["work", "error", "it broke"] == ""
 
 
 def test_the_worst_comes_first_and_what_is_right_is_counted(
@@ -338,6 +377,21 @@ def test_a_report_names_nobody(
     report = capsys.readouterr().out
     for secret in ("work", "sys-usb", "Kingston", "1234567", "fedora-43"):
         assert secret not in report
+
+
+def test_a_report_names_nobody_that_is_not_there(
+    machine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sys.modules["qubesadmin"].Qubes = lambda: machine  # type: ignore[attr-defined]
+    assert doctor.main(["--report", "secret", "dom0:2-1"]) == 7
+    assert "x dom0: there is no qube qube-1\n" in capsys.readouterr().out
+
+
+def test_a_report_names_nobody_in_what_is_made_of_names() -> None:
+    text = "work-dm, usb-import-sys-usb-2-1.state; work-shop; USB device serial ABC123 is there"
+    (shown,) = showing.anonymous(["work", "sys-usb"], [Finding("work", "error", text, "x", "work")])
+    masked = "qube-2-dm, usb-import-qube-1-2-1.state; work-shop; USB device serial ... is there"
+    assert shown == Finding("qube-2", "error", masked, "x", "qube-2")
 
 
 def test_it_needs_no_qubesd() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +42,7 @@ class Qubesd(qubesadmin.app.QubesBase):  # type: ignore[misc]
         if method.endswith(".property.Get"):
             return {
                 "memory": b"default=False type=int 400",
+                "virt_mode": b"default=False type=str hvm",
                 "template": b"default=False type=vm fedora-43",
                 "devices_denied": b"default=False type=str " + self.denied.encode(),
             }[str(arg)]
@@ -61,8 +61,9 @@ class Qubesd(qubesadmin.app.QubesBase):  # type: ignore[misc]
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qubesd:
-    monkeypatch.setattr(rules.examine, "__defaults__", ((tmp_path,),))
+def app(monkeypatch: pytest.MonkeyPatch) -> Qubesd:
+    """Without dom0's policy, which tests/dom0/test_rules.py has."""
+    monkeypatch.setattr(rules, "examine", lambda *_: ())
     return Qubesd()
 
 
@@ -82,6 +83,29 @@ def test_denied(app: Qubesd) -> None:
     (wrong,) = [e for e in doctor.examine(app, "work", "sys-usb:2-1") if e.level == "error"]
     assert wrong.text.endswith("names this one: u08****")
     assert wrong.repair == "qvm-prefs work devices_denied 'u03****'"
+
+
+@pytest.mark.parametrize(("refused", "code"), [("admin.vm.CurrentState", 9), ("admin.vm.List", 7)])
+def test_an_admin_qube_with_few_rights(
+    app: Qubesd,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refused: str,
+    code: int,
+) -> None:
+    answer = app.qubesd_call
+
+    def qubesd_call(dest: str, method: str, *rest: Any, **options: Any) -> bytes:
+        if method == refused:
+            raise qubesadmin.exc.QubesDaemonAccessError("Got empty response from qubesd")
+        return answer(dest, method, *rest, **options)
+
+    monkeypatch.setattr(app, "qubesd_call", qubesd_call)
+    monkeypatch.setattr(qubesadmin, "Qubes", lambda: app)
+    assert doctor.main(["work", "sys-usb:2-1"]) == code
+    said = capsys.readouterr().out
+    assert "does not run" not in said
+    assert ("qubesd does not say what has to be known" in said) == (code == 7)
 
 
 def test_no_device(app: Qubesd) -> None:

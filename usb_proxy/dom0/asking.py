@@ -10,6 +10,7 @@ import subprocess
 import time
 from typing import IO, Any, NamedTuple, cast
 
+from usb_proxy.dom0 import repairs
 from usb_proxy.errors import printable
 
 SECONDS = 30.0
@@ -35,12 +36,16 @@ exit 0
 
 
 class Finding(NamedTuple):
-    """`side` is the qube it is about, or dom0; `repair` a command, or '' where none is known."""
+    """`side` is the qube it is about, or dom0; `repair` a command, or '' where none is known.
+
+    The command is for the qube `run_in`; for whoever reads this, where that is ''.
+    """
 
     side: str
     level: str
     text: str
     repair: str = ""
+    run_in: str = ""
 
 
 class Answer(NamedTuple):
@@ -93,12 +98,20 @@ def _converse(process: subprocess.Popen[bytes]) -> bytes:
         while selector.select(max(0.0, deadline - time.monotonic())):
             untrusted_part = os.read(answer.fileno(), ANSWER_LIMIT)
             if not untrusted_part:
-                process.wait(max(0.1, deadline - time.monotonic()))
+                _end(process, deadline)
                 return untrusted_answer
             untrusted_answer += untrusted_part
             if len(untrusted_answer) > ANSWER_LIMIT:
                 raise NoAnswerError("its answer is too long")
     raise NoAnswerError(f"it gave no answer for {SECONDS:.0f} seconds")
+
+
+def _end(process: subprocess.Popen[bytes], deadline: float) -> None:
+    """Wait for the exit code of a call that has said all it will."""
+    try:
+        process.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired as error:
+        raise NoAnswerError(f"its call did not end for {SECONDS:.0f} seconds") from error
 
 
 def parse(side: str, untrusted_answer: bytes) -> Answer:
@@ -124,4 +137,6 @@ def _finding(side: str, untrusted: Any) -> Finding:
         printable(str(untrusted[name] or "").encode(errors="replace"), TEXT_LIMIT)
         for name in ("text", "repair")
     )
-    return Finding(side, level, text, repair)
+    if not repairs.is_known(repair):
+        return Finding(side, level, text)
+    return Finding(side, level, text, repair, side)

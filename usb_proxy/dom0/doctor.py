@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from usb_proxy.dom0 import rules
+from usb_proxy.dom0 import installing, rules, showing
 from usb_proxy.dom0.asking import LEVELS, Finding, NoAnswerError, ask
 from usb_proxy.errors import ExitCode, printable
+from usb_proxy.idents import STUB_DOMAIN_SUFFIX
 
 VERSION = 1
 """Of the JSON: it grows when a field goes or means something else."""
@@ -26,17 +26,10 @@ LEAST_MEMORY = 256
 USB_CONTROLLER = "p0c03"
 """A PCI interface: serial bus, USB (DeviceInterface in qubes/device_protocol.py)."""
 
-SAID = re.compile(r"(?<=is there: ).*|(?<=serial )\"[^\"]*\"|(?<=name )\"[^\"]*\"")
-"""What a device says of itself, here and in a rule of usbguard (usbguard-rules.conf(5))."""
+UNKNOWN = "NA"
+"""The client library's state of a qube whose state it may not see."""
 
-MARKS = {"ok": "+", "warning": "!", "error": "x"}
 CODES = {"ok": ExitCode.OK, "warning": ExitCode.WARNING, "error": ExitCode.SYSTEM}
-
-INSTALL = {
-    "debian": "apt-get -y install",
-    "fedora": "dnf -y install",
-    "arch": "pacman -S --noconfirm",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,14 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import qubesadmin  # type: ignore[import-not-found]  # noqa: PLC0415 (help needs no Qubes)
 
     app = qubesadmin.Qubes()
-    found = sorted(examine(app, options.qube, options.device), key=_badness)
+    given = {options.qube, (options.device or "").partition(":")[0]}
+    names = [name for name in given - {"dom0"} if name]
+    found = sorted(_examine(app, options.qube, options.device, names), key=_badness)
     if options.report:
-        found = anonymous(app, found)
+        found = showing.anonymous(names, found)
     if options.json:
         shown = {"version": VERSION, "findings": [finding._asdict() for finding in found]}
         print(json.dumps(shown, indent=2))
     else:
-        print("\n".join(screen(found)))
+        print("\n".join(showing.screen(found)))
     return CODES[found[0].level]
 
 
@@ -77,15 +72,16 @@ def _badness(finding: Finding) -> int:
     return -LEVELS.index(finding.level)
 
 
-def screen(found: Sequence[Finding]) -> Iterator[str]:
-    """What was found, in lines: what is right is only counted."""
-    right = sum(finding.level == "ok" for finding in found)
-    for finding in found:
-        if finding.level != "ok":
-            yield f"{MARKS[finding.level]} {finding.side}: {finding.text}"
-            if finding.repair:
-                yield f"  run: {finding.repair}"
-    yield f"{MARKS['ok']} {right} of {len(found)} checks found nothing wrong"
+def _examine(app: Any, qube: str | None, device: str | None, names: list[str]) -> Iterator[Finding]:
+    """What `examine` finds until qubesd says no more; `names` gets those of all qubes."""
+    from qubesadmin.exc import QubesException  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    try:
+        names += [vm.name for vm in app.domains if vm.klass != "AdminVM"]
+        yield from examine(app, qube, device)
+    except QubesException as error:
+        text = f"qubesd does not say what has to be known: {_shown(str(error))}"
+        yield Finding("dom0", "error", text)
 
 
 def examine(app: Any, qube: str | None, device: str | None) -> Iterator[Finding]:
@@ -118,7 +114,7 @@ def _shown(untrusted_text: str) -> str:
 
 def _attempt(vm: Any, what: str, value: Any) -> Any:
     """What the Admin API answers, or a Finding where it says nothing to whoever asks."""
-    from qubesadmin.exc import QubesException  # type: ignore[import-not-found]  # noqa: PLC0415
+    from qubesadmin.exc import QubesException  # noqa: PLC0415
 
     try:
         return value()
@@ -154,10 +150,15 @@ def _backends(app: Any, unseen: list[Finding]) -> Iterator[Any]:
 def _frontends(app: Any, unseen: list[Finding]) -> Iterator[Any]:
     """The running qubes that have, or are to have, a USB device."""
     for vm in app.domains:
-        if vm.klass == "AdminVM" or not vm.is_running():
+        if vm.klass == "AdminVM" or not _may_run(vm):
             continue
         if any(_devices(vm, "usb", kind, unseen) for kind in ("attached", "assigned")):
             yield vm
+
+
+def _may_run(vm: Any) -> bool:
+    """Whether a qube runs, or is one whose state may not be seen."""
+    return bool(vm.is_running()) or (vm.klass != "RemoteVM" and vm.get_power_state() == UNKNOWN)
 
 
 def _qube(app: Any, vm: Any) -> Iterator[Finding]:
@@ -167,15 +168,21 @@ def _qube(app: Any, vm: Any) -> Iterator[Finding]:
         yield Finding(vm.name, "error", text, "qvm-ls")
         return
     state = vm.get_power_state()
-    if state != "Running":
+    if state == UNKNOWN:
+        yield Finding(vm.name, "warning", "whether the qube runs cannot be seen from here")
+    elif state != "Running":
         starts = {"Paused": "qvm-unpause", "Suspended": "qvm-unpause"}
         repair = f"{starts.get(state, 'qvm-start')} {vm.name}"
         yield Finding(vm.name, "error", f"the qube does not run ({_shown(state)})", repair)
         return
     try:
-        answer = ask(vm, as_root=app.qubesd_connection_type == "socket")
+        as_root = app.qubesd_connection_type == "socket"
+        answer = _attempt(vm, "the package", lambda: ask(vm, as_root=as_root))
     except (NoAnswerError, OSError) as error:
         yield Finding(vm.name, "warning", f"the qube cannot be asked: {error}")
+        return
+    if isinstance(answer, Finding):
+        yield answer
         return
     if answer.findings is not None:
         yield Finding(vm.name, "ok", f"qubes-usb-proxy {answer.version} is installed")
@@ -184,33 +191,14 @@ def _qube(app: Any, vm: Any) -> Iterator[Finding]:
         text = f"qubes-usb-proxy {answer.version} is too old to check itself"
         yield Finding(vm.name, "warning", text, _install(vm))
     else:
-        text = f"qubes-usb-proxy is not installed in {_template(vm)}"
+        text = f"qubes-usb-proxy is not installed in {installing.template(vm)}"
         yield Finding(vm.name, "error", text, _install(vm))
 
 
-def _template(vm: Any) -> str:
-    """The qube that a package has to be installed in, so that `vm` has it."""
-    template = getattr(vm, "template", None)
-    while template is not None and template.klass == "AppVM":  # the template of a disposable
-        template = template.template
-    return str(template.name if template is not None else vm.name)
-
-
 def _install(vm: Any) -> str:
-    """The command that installs the package, where its template's distribution is known."""
-    known = vm.features.check_with_template("os-distribution", "")
-    like = f"{known} {vm.features.check_with_template('os-distribution-like', '')}".split()
-    for name in like:
-        if name in INSTALL:
-            command = f"{INSTALL[name]} qubes-usb-proxy"
-            template = _template(vm)
-            installing = f"qvm-run -p -u root {template} '{command}'"
-            if template == vm.name:
-                return installing
-            return (
-                f"{installing} && qvm-shutdown --wait {template} {vm.name} && qvm-start {vm.name}"
-            )
-    return ""
+    """The command that installs the package, where it may be known."""
+    command = _attempt(vm, "its distribution", lambda: installing.command(vm))
+    return "" if isinstance(command, Finding) else str(command)
 
 
 def _memory(vm: Any) -> Iterator[Finding]:
@@ -244,9 +232,17 @@ def _pair(
     yield from _holders(app, frontend, device, unseen)
     yield from _denied(frontend, device)
     if app.qubesd_connection_type == "socket":
-        yield from rules.examine(frontend.name, backend.name, port)
+        yield from rules.examine(_source(frontend), backend.name, port)
     else:
         yield Finding("dom0", "warning", "dom0's policy cannot be seen from this qube")
+
+
+def _source(frontend: Any) -> str:
+    """Who calls qubes.USB: the qube, or its stub domain (`has_stub_domain` in services.py)."""
+    has_stub_domain = frontend.virt_mode == "hvm" and frontend.features.check_with_template(
+        "stubdom-qrexec", False
+    )
+    return str(frontend.name) + (STUB_DOMAIN_SUFFIX if has_stub_domain else "")
 
 
 def _holders(app: Any, frontend: Any, device: Any, unseen: list[Finding]) -> Iterator[Finding]:
@@ -254,7 +250,7 @@ def _holders(app: Any, frontend: Any, device: Any, unseen: list[Finding]) -> Ite
     for vm in app.domains:
         if vm.klass == "AdminVM":
             continue
-        if vm.is_running():
+        if _may_run(vm):
             for attached in _devices(vm, "usb", "attached", unseen):
                 if (attached.backend_domain, attached.port_id) == (
                     device.backend_domain,
@@ -288,26 +284,6 @@ def _denied(frontend: Any, device: Any) -> Iterator[Finding]:
 
 def _listed(patterns: Sequence[object]) -> str:
     return "".join(map(repr, patterns))
-
-
-def anonymous(app: Any, found: Sequence[Finding]) -> list[Finding]:
-    """The findings without names of qubes and without what devices say of themselves."""
-    named = sorted((vm.name for vm in app.domains if vm.klass != "AdminVM"), key=len, reverse=True)
-    numbers = {name: f"qube-{number}" for number, name in enumerate(sorted(named), start=1)}
-
-    def without(text: str) -> str:
-        for name in named:
-            text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", numbers[name], text)
-        return SAID.sub("...", text)
-
-    return [
-        finding._replace(
-            side=without(finding.side),
-            text=without(finding.text),
-            repair=without(finding.repair),
-        )
-        for finding in found
-    ]
 
 
 if __name__ == "__main__":
