@@ -128,6 +128,7 @@ ENTRIES = {
             "The disk is mapped there, as encrypted disks are.",
             "The disk is used as swap there.",
             "The disk is part of an array there.",
+            "Another qube has the disk by `qvm-block`.",
         ),
         "`journalctl -t qubes-usb-proxy` in the qube with the controllers says what uses the disk. "
         "Unmount it there, because an attach could damage its data. The qube service "
