@@ -81,6 +81,20 @@ def test_the_denied_list_counts_before_it(world: World) -> None:
     run(story())
 
 
+def test_what_is_assigned_is_not_told_as_denied(world: World) -> None:
+    """The feature is denied the device, and the assignment is not: it is attached."""
+
+    async def story() -> None:
+        wants(world.work, "u03****", denied="u0b****")
+        await world.assign(world.work)
+        world.plug()
+        await asyncio.sleep(1)
+        assert world.holder() == "work"
+        assert "UP-931" not in logged(world.work)
+
+    run(story())
+
+
 @pytest.mark.parametrize("answer", ["work", ""])
 def test_asking(world: World, answer: str) -> None:
     world.answer = answer

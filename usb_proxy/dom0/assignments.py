@@ -244,7 +244,8 @@ class AutoAttach:
                 if (assignment := assigned(vm, device)) is None:
                     self.tell_mismatch(vm, device)
                 for port, text in kinds.faults(vm, device):
-                    if _ready(vm):
+                    # What is said of a device is not so where it is assigned.
+                    if (port is None or assignment is None) and _ready(vm):
                         self._tell(vm, port, text)
                 if assignment and _ready(vm) and self._possible(vm, device, assignment):
                     found[vm] = assignment
