@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from usb_proxy.frontend.enumeration import Judge
+    from usb_proxy.frontend.enumeration import Judgement
 
     from .fake_kernel import FakeKernel
 
@@ -76,7 +76,10 @@ def script(kernel: FakeKernel, home: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
 
 def wait(
-    kernel: FakeKernel, script: Script, *events: tuple[float, str], judge: Judge = lambda *_: None
+    kernel: FakeKernel,
+    script: Script,
+    *events: tuple[float, str],
+    judge: Judgement = lambda *_: None,
 ) -> float:
     """Wait for the device while these come: when it was usable."""
     script.events = list(events)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from usb_proxy.host import Host
     from usb_proxy.qrexec import Link
 
-    Judge = Callable[[str, Callable[[], bool]], object]
+    Judgement = Callable[[str, Callable[[], bool]], object]
 
 ENUMERATE_SECONDS = 15.0
 """A device needs 0.3-0.7 s. A silent one blocks its half of the controller while we wait."""
@@ -52,7 +52,7 @@ class Enumeration:
         if asker is not None:
             self._waits[asker] = 0
 
-    def await_usable(self, limit: float, judge: Judge) -> None:
+    def await_usable(self, limit: float, judge: Judgement) -> None:
         """Return when the kernel has configured the device, and udev announced its interfaces.
 
         Those that have a driver once `judge` has been called, with the device's DEVPATH and what
