@@ -428,7 +428,7 @@ def test_a_device_that_udev_forbids_is_not_lent(qubes: Qubes, stick: str) -> Non
     qubes.backend.run(event)
     try:
         for name in (stick, "0x46f4.0x0001"):
-            assert f"USB device {stick} is not lent" in qubes.attach(name).stderr.decode()
+            assert f"forbids lending USB device {stick};" in qubes.attach(name).stderr.decode()
         assert qubes.driver(stick) == "usb"
     finally:
         qubes.backend.run(f"rm {rule}; {event}")

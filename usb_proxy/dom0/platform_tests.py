@@ -11,7 +11,6 @@ import asyncio
 from typing import Any
 from unittest import mock
 
-from usb_proxy.dom0.assignments import AutoAttach
 from usb_proxy.dom0.extension import USBProxyExtension
 from usb_proxy.dom0.platform_case import PRODUCT, SERIAL, VENDOR, USBTestCase
 from usb_proxy.dom0.policy import FILE_NAME
@@ -121,11 +120,12 @@ class TC_10_Devices(USBTestCase):
         asked: list[list[str]] = []
         answers = ["", str(self.frontend.name)]
 
-        async def confirm(_self: object, _device: object, found: Any) -> str:
+        async def confirm(_device: object, found: Any) -> str:
             asked.append([vm.name for vm in found])
             return answers[len(asked) - 1]
 
-        with mock.patch.object(AutoAttach, "confirm", confirm):
+        extension = USBProxyExtension.__new__(USBProxyExtension)  # the one that there is
+        with mock.patch.object(extension.assignments, "confirm", confirm):
             self.assign("ask-to-attach")
             self.unplug()
             self.plug()
