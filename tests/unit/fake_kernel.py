@@ -137,8 +137,10 @@ class FakeKernel(FakeMachine):
         """Unplug a device; usbip-host `ends` its session, or not (usbip_event.c, usbip_in_eh)."""
         home = self.device(bus_id)
         with self._event_lock:
-            (self.usb / "devices" / bus_id).unlink()
             node(self.tree, home).unlink()
+            # Its files go before its name does (drivers/base/core.c, device_del).
+            (home / "busnum").unlink()
+            (self.usb / "devices" / bus_id).unlink()
             shutil.rmtree(home)
         if ends:
             self._end(bus_id)
