@@ -55,6 +55,7 @@ def entries(kernel: FakeKernel) -> Iterator[Entries]:
     [
         ("peer", "detached there"),
         ("unplugged", "unplugged"),
+        ("being unplugged", "unplugged"),
         ("SIGTERM", "detached here"),
         ("SIGHUP", "stopped by a signal"),
     ],
@@ -98,6 +99,9 @@ def test_an_export(
         elif ends == "unplugged":
             kernel.unplug("1-1.4")
             peer.shutdown(socket.SHUT_RDWR)
+        elif ends == "being unplugged":
+            (kernel.device("1-1.4") / "busnum").unlink()  # which is the first that goes
+            kernel.announce()
         else:
             os.kill(exporter.pid, getattr(signal, ends))
         assert exporter.code() == 0

@@ -101,7 +101,7 @@ class _Loan:
         self.bus_id = device.bus_id
         self.blocked = exports.was_blocked(device, lock)
         self.properties: dict[str, str] = {}
-        self.has_ended = False
+        self.has_ended = self.has_gone = False
 
     def serve(self, frontend: DomainName) -> None:
         """Lend it until it is let go of, and tell the journal why it was."""
@@ -125,7 +125,7 @@ class _Loan:
             # What cannot be looked at is given back all the same.
             was_there, has_left, is_back = True, False, False
             try:
-                was_there = usbip_host.is_held(device)
+                was_there = usbip_host.is_held(device) and not self.has_gone
                 has_left = not was_there and host.now() < self.link.sent_at + EARLY_SECONDS
                 self._note(endings.ENDING)
             finally:
@@ -230,6 +230,8 @@ class _Loan:
                 if self.link.await_end(events.fileno()):
                     return
                 events.pending()
+            # Its driver may be seen for a moment yet (drivers/base/core.c, device_del).
+            self.has_gone = True
 
     def _is_udev_late(self) -> bool:
         try:
