@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,8 @@ class FakeKernel(FakeMachine):
         self.slots: list[Slot] = []
         self._devices = 1
         self._claims: dict[int, tuple[str, str]] = {}
+        self.dying_seconds = 0.0
+        """How long a device that leaves is seen without its files."""
         self.returns: dict[str, list[dict[str, str]]] = {}
         """What comes after a device was deconfigured: it leaves, and comes back as the next."""
         self.usb = tree / "sys/bus/usb"
@@ -138,8 +141,11 @@ class FakeKernel(FakeMachine):
         home = self.device(bus_id)
         with self._event_lock:
             node(self.tree, home).unlink()
-            # Its files go before its name does (drivers/base/core.c, device_del).
+            # Its interfaces are told of first (drivers/usb/core/message.c, usb_disable_device), and
+            # its files go before its name does (drivers/base/core.c, device_del).
             (home / "busnum").unlink()
+            self.announce()
+            time.sleep(self.dying_seconds)
             (self.usb / "devices" / bus_id).unlink()
             shutil.rmtree(home)
         if ends:

@@ -46,7 +46,11 @@ def assert_configured(kernel: FakeKernel) -> None:
     assert not kernel.is_claimed(PHONE)
 
 
-def test_it_is_taken_when_it_is_back(kernel: FakeKernel, device: UsbDevice) -> None:
+@pytest.mark.parametrize("dying_seconds", [0.0, 0.2])
+def test_it_is_taken_when_it_is_back(
+    kernel: FakeKernel, device: UsbDevice, dying_seconds: float
+) -> None:
+    kernel.dying_seconds = dying_seconds
     assert reenumeration.take(kernel, device, 1) == 1
     assert usbip_host.is_held(device) and not device.is_configured()
     assert device.attribute("devnum") == "6"

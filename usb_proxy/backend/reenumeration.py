@@ -114,7 +114,8 @@ class _Watch(Uevents):
                 try:
                     device = UsbDevice(self._host, bus_id)
                     try:
-                        if is_ready(device):
+                        # One that is going is seen for a moment yet without its files.
+                        if device.is_plugged() and is_ready(device):
                             return device
                     except BaseException:
                         device.close()
