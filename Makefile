@@ -306,7 +306,7 @@ SUITE :=
 check-matrix: $(VENV) dist ## all packages on Debian 12 and 13, Python 3.14; SUITE=trixie alone
 	@tests/setup.sh mmdebstrap util-linux
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 SUITE=$(SUITE) \
-		$(PYTHON) $(TEST) -n 4 --dist worksteal tests/matrix
+		$(PYTHON) $(TEST) -n 3 --dist worksteal tests/matrix
 
 PARTS := BUILDER CORE_ADMIN QREXEC CORE_ADMIN_CLIENT PLATFORM
 check-real: $(VENV) dist $(if $(CORE_ADMIN_CLIENT),deb) ## with others' real parts, where given: BUILDER=DIR and more, see CONTRIBUTING.md

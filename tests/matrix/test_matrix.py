@@ -39,14 +39,17 @@ CLEAN = {
 PACMAN = "[options]\nArchitecture = x86_64\nSigLevel = Never\nLogFile = /dev/null\n"
 SET_ASIDE = re.compile(r"\.(dpkg-\w+|rpm(new|orig|save)|pac(new|orig|save))$")
 """How package managers name what they could not decide on."""
+HERE = platform.freedesktop_os_release().get("VERSION_CODENAME")
 DOM0_DEPENDS = (("hwdata", "0.390"), ("qubes-core-dom0", "4.3.9"), ("qubes-core-dom0", "4.3.35"))
 """Enough once the last is there. For apt a list of the same second and size would be the same."""
+
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.mark.parametrize("user", ["root", "user"])
 def test_check_packages(tarball: Path, builder: str, user: str, shared: Path) -> None:
     """The same as `make check-packages`, in a chroot; its own roots are those of the host."""
-    if user == "root" and platform.freedesktop_os_release().get("VERSION_CODENAME") == builder:
+    if user == "root" and builder == HERE:
         pytest.skip("they take minutes, and `make check-packages` runs them on this very Debian")
     folder = shared / f"check-{builder}-{user}"
     shop = Workshop(cached("check", builder), folder, cache=cache_folder().parent)
@@ -215,6 +218,8 @@ def test_from_the_tarball(tarball: Path, system: str, user: str, a_root: Roots) 
     """`make install-vm` twice, also where a umask is strict; all tests; `make uninstall-vm`."""
     if system == NEWEST and user == "root":
         pytest.skip("one account is enough for one more Python")
+    if user == "root" and system == HERE:
+        pytest.skip("they take minutes, and `make check-quick` runs them on this very Debian")
     root = a_root("full", system)
     before = root.paths()
     (root.folder / "srv/sources").mkdir()

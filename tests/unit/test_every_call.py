@@ -114,7 +114,7 @@ class Scene:
     def __init__(self, tree: Path) -> None:
         tree.mkdir()
         self.kernel = FakeKernel(tree)
-        self.kernel.haste = 5
+        self.kernel.haste = 2
         self.kernel.add_qubesdb()
         self.kernel.add_vhci(controllers=1, half=2)
         self.kernel.plug("1-1.4", devnum="5")
