@@ -184,7 +184,7 @@ def test_detach_all_before_suspend(qubes: Qubes, stick: str) -> None:
         qubes.frontend.wait_for("! ls /run/qubes/usb-import-*")
 
 
-AT_ONCE = int(os.environ.get("LAB_AT_ONCE", "10"))
+AT_ONCE = int(os.environ.get("LAB_AT_ONCE", "5"))
 
 
 def test_detach_in_the_backend_and_attach_at_once(qubes: Qubes, stick: str) -> None:
