@@ -52,6 +52,7 @@ class Qube:
         self.says = f"4.4.0\n{json.dumps(HEALTHY)}"
         self.code = 0
         self.usb: dict[str, list[Device]] = {}
+        self.pci: dict[str, list[Any]] = {}
         self.distribution, self.stubdom, self.virt_mode = "fedora", "", "pvh"
         self.refuses: Any = None
         self.__dict__.update(settings)
@@ -74,7 +75,7 @@ class Qube:
     @property
     def devices(self) -> Any:
         def collection(devclass: str) -> Any:
-            found = self.usb if devclass == "usb" else {}
+            found: dict[str, list[Any]] = {"usb": self.usb, "pci": self.pci}[devclass]
             kinds = ("exposed", "attached", "assigned")
             return SimpleNamespace(
                 **{
@@ -223,6 +224,27 @@ def test_what_may_not_be_seen_is_unknown(
     assert not [each for each in seen if each[1] == "error"]
     what = "which USB devices are exposed cannot be seen from here: Got empty response from qubesd"
     assert ("sys-usb", "warning", what) in seen
+
+
+class Unseen:
+    """A device of dom0, of which nothing may be seen (qubesadmin/devices.py)."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    @property
+    def device(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("kind", ["QubesException", "ProtocolError"])
+def test_a_controller_that_may_not_be_seen(machine: Any, kind: str) -> None:
+    known = {"ProtocolError": AssertionError, **vars(sys.modules["qubesadmin.exc"])}
+    machine.domains["sys-net"] = Qube("sys-net", pci={"assigned": [Unseen(known[kind]("refused"))]})
+    seen = found(machine, None, None)
+    what = "which PCI devices are USB controllers cannot be seen from here: refused"
+    assert ("sys-net", "warning", what) in seen
+    assert ("sys-usb", "ok", "qubes-usb-proxy 4.4.0 is installed") in seen
 
 
 @pytest.mark.parametrize(

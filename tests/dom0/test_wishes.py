@@ -158,6 +158,78 @@ def test_a_qube_that_ends_gives_it_to_the_other(world: World) -> None:
     run(story())
 
 
+@pytest.mark.parametrize(
+    ("told", "seconds", "holder"),
+    [
+        pytest.param("domain-pre-shutdown", 40, "work", id="told to shut down"),
+        pytest.param("", 3, "work", id="shut down from inside"),
+        pytest.param("", 40, None, id="detached inside, and shut down later"),
+        pytest.param("domain-shutdown-failed", 40, None, id="detached inside after a failure"),
+    ],
+)
+def test_a_qube_that_shuts_down_lets_go_of_nothing(
+    world: World, told: str, seconds: float, holder: str | None
+) -> None:
+    """Its importer tells the backend to end while the qube still runs."""
+
+    async def story() -> None:
+        world.plug()
+        await asyncio.sleep(1)
+        await world.assign(world.work)
+        await world.attach(world.home)
+        if told:
+            await world.home.fire_event_async("domain-pre-shutdown", pre_event=True, force=False)
+            await world.home.fire_event_async(told, pre_event=True, force=False, reason="")
+        end(world, b"detached")
+        await asyncio.sleep(seconds)
+        assert world.holder() is None
+        await world.halt(world.home)
+        await asyncio.sleep(1)
+        assert world.holder() == holder
+
+    run(story())
+
+
+def test_what_the_user_let_go_of_stays_free_when_its_qube_ends(world: World) -> None:
+    async def story() -> None:
+        world.plug()
+        await asyncio.sleep(1)
+        await world.assign(world.work)
+        await world.attach(world.home)
+        await world.home.fire_event_async("domain-pre-shutdown", pre_event=True, force=False)
+        await world.detach(world.home)
+        await asyncio.sleep(3)
+        await world.halt(world.home)
+        await asyncio.sleep(3)
+        assert world.holder() is None
+
+    run(story())
+
+
+def test_a_disposable_gets_nothing_before_it_is_used(world: World) -> None:
+    async def story() -> None:
+        preload: Any = world.home
+        preload.state, preload.is_preload = "Halted", True
+        await world.assign(world.home)
+        world.plug()
+        await asyncio.sleep(1)
+        preload.state = "Running"
+        await world.home.fire_event_async("domain-start")
+        world.unplug()
+        await asyncio.sleep(3)
+        world.plug()
+        await asyncio.sleep(3)
+        await world.home.fire_event_async("domain-unpaused")
+        await asyncio.sleep(3)
+        assert world.holder() is None
+        preload.is_preload = False
+        world.home.fire_event("property-reset:is_preload", name="is_preload")
+        await asyncio.sleep(1)
+        assert world.holder() == "home"
+
+    run(story())
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_retry_respects_the_user(world: World, elsewhere: bool) -> None:
     async def story() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from usb_proxy.dom0 import kinds
 from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
-from usb_proxy.dom0.qubesd import Port, QubesException, local_qubes
+from usb_proxy.dom0.qubesd import Port, QubesException, is_preload, local_qubes
 from usb_proxy.dom0.requests import NOBODY, require_possible
 from usb_proxy.dom0.services import ServiceError
 from usb_proxy.dom0.tries import Tries
@@ -52,7 +52,7 @@ def assigned(vm: Qube, device: VirtualDevice) -> Assignment | None:
 
 def _ready(vm: Qube) -> bool:
     """Whether a qube can be called; when it can, what is assigned to it is looked at again."""
-    return vm.get_power_state() == "Running"
+    return vm.get_power_state() == "Running" and not is_preload(vm)
 
 
 class _Chain:

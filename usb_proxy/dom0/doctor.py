@@ -118,7 +118,8 @@ def _attempt(vm: Any, what: str, value: Any) -> Any:
 
     try:
         return value()
-    except (QubesException, AttributeError) as error:
+    except (QubesException, AttributeError, AssertionError) as error:
+        # AssertionError: its ProtocolError (qubesadmin/device_protocol.py).
         text = f"{what} cannot be seen from here: {_shown(str(error))}"
         return Finding(vm.name, "warning", text)
 
@@ -138,13 +139,19 @@ def _backends(app: Any, unseen: list[Finding]) -> Iterator[Any]:
     for vm in app.domains:
         if vm.klass == "AdminVM":
             continue
-        controllers = (
-            repr(interface).startswith(USB_CONTROLLER)
-            for assignment in _devices(vm, "pci", "assigned", unseen)
-            for interface in assignment.device.interfaces
-        )
-        if _devices(vm, "usb", "exposed", unseen) or any(controllers):
+        if _devices(vm, "usb", "exposed", unseen) or _has_controller(vm, unseen):
             yield vm
+
+
+def _has_controller(vm: Any, unseen: list[Finding]) -> bool:
+    """Whether a qube has a USB controller, as far as dom0's devices may be seen."""
+    assigned = _devices(vm, "pci", "assigned", unseen)
+    what = "which PCI devices are USB controllers"
+    kinds = _attempt(vm, what, lambda: [repr(k) for a in assigned for k in a.device.interfaces])
+    if isinstance(kinds, Finding):
+        unseen.append(kinds)
+        return False
+    return any(kind.startswith(USB_CONTROLLER) for kind in kinds)
 
 
 def _frontends(app: Any, unseen: list[Finding]) -> Iterator[Any]:

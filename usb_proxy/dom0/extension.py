@@ -27,6 +27,7 @@ from usb_proxy.dom0.qubesd import (
     VirtualDevice,
     confirm_device_attachment,
     handler,
+    is_preload,
     local_qubes,
 )
 from usb_proxy.dom0.requests import require_possible
@@ -160,19 +161,22 @@ class USBProxyExtension(Extension):
     @handler("domain-start")
     async def on_domain_start(self, vm: Qube, _event: str, **_kwargs: object) -> None:
         """Attach what is assigned; an exception here would end the qube (qubes/vm/qubesvm.py)."""
+        if is_preload(vm):
+            return
         tried = [asyncio.ensure_future(event.wait()) for event in self._attach_all(vm, starts=True)]
         if tried:
             _, late = await asyncio.wait(tried, timeout=START_SECONDS)
             for task in late:
                 task.cancel()
 
-    @handler("domain-resumed", "domain-unpaused")
+    @handler("domain-resumed", "domain-unpaused", "property-reset:is_preload")
     def on_domain_resumed(self, vm: Qube, _event: str, **_kwargs: object) -> None:
         """Attach again what suspend took away; a qube that starts is unpaused, too, but not ready.
 
-        One that suspends by itself is resumed, the others are unpaused (QubesVM.resume).
+        One that suspends by itself is resumed, the others are unpaused (QubesVM.resume). To a
+        preloaded disposable this happens before somebody uses it, and once more then.
         """
-        if vm.get_power_state() == "Running":
+        if vm.get_power_state() == "Running" and not is_preload(vm):
             task = asyncio.ensure_future(self._resume(vm))
             self._resuming.add(task)
             task.add_done_callback(self._resuming.discard)
@@ -237,11 +241,23 @@ class USBProxyExtension(Extension):
         """A backend changed something; it says so after each change."""
         self.looks.changed(vm)
 
+    @handler("domain-pre-shutdown")
+    def on_domain_pre_shutdown(self, vm: Qube, _event: str, **_kwargs: object) -> None:
+        """A qube is told to shut down."""
+        self.wishes.ending(vm.name)
+
+    @handler("domain-shutdown-failed")
+    def on_domain_shutdown_failed(self, vm: Qube, _event: str, **_kwargs: object) -> None:
+        """It does not."""
+        self.wishes.goes_on(vm.name)
+
     @handler("domain-shutdown")
     async def on_domain_shutdown(self, vm: Qube, _event: str, **_kwargs: object) -> None:
         """A qube ended, or was killed."""
         self.assignments.forget(vm.name)
         await self.attachments.stopped(vm)
+        for port in self.wishes.ended(vm.name):
+            self.assignments.start(USBDevice(port))
 
     @handler("domain-delete", system=True)
     def on_domain_delete(self, _app: object, _event: str, vm: Qube, **_kwargs: object) -> None:

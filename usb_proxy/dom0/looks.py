@@ -242,10 +242,10 @@ class Looks:
             return
         asleep = asleep or self.off(backend, vm)
         if asleep or reason == "detached":
-            self._wishes.let_go(port, old.device_id, vm.name, asleep=asleep)
+            self._wishes.let_go(port, old.device_id, vm.name, asleep=asleep, asked=False)
         elif backend.name not in self._reasons:
             # A backend that always tells, and has not, has lost its entries with the device.
-            self._wishes.let_go(port, old.device_id, vm.name)
+            self._wishes.let_go(port, old.device_id, vm.name, asked=False)
             if assigned(vm, USBDevice(port)):
                 vm.log.warning("%s", sentence("UP-930", port=port, qube=vm.name))
 

@@ -139,6 +139,7 @@ __all__ = [
     "VirtualDevice",
     "confirm_device_attachment",
     "handler",
+    "is_preload",
     "local_qubes",
 ]
 
@@ -146,3 +147,8 @@ __all__ = [
 def local_qubes(app: Any) -> Iterator[Qube]:
     """All qubes of this machine: a RemoteVM runs elsewhere and has no devices."""
     return (vm for vm in app.domains if vm.klass != "RemoteVM")
+
+
+def is_preload(vm: Qube) -> bool:
+    """Whether a disposable waits, hidden, for somebody to use it (qubes/vm/dispvm.py)."""
+    return bool(getattr(vm, "is_preload", False))

@@ -44,7 +44,7 @@ def ports(backend: Qube) -> list[BusId]:
 
 
 def listed(backend: Qube) -> list[BusId]:
-    """The same, where libvirt is not asked: no database, no devices (QubesVM.untrusted_qdb)."""
+    """The same, where libvirt is asked for a qube without a database at most."""
     try:
         if backend.klass == "AdminVM":  # qrexec cannot lend from there
             return []

@@ -17,6 +17,9 @@ BOUNCE_SECONDS = 5.0
 GAP_SECONDS = 1.5
 """Such a device is back after 0.2 to 1 second; who pulls one and plugs it in takes longer."""
 
+END_SECONDS = 10.0
+"""A qube that is shut down from inside gives back what it has, and ends not much later."""
+
 
 @dataclass
 class _LetGo:
@@ -26,6 +29,8 @@ class _LetGo:
     asleep: bool
     """It was given back for suspend: the user wants it again after that."""
     since: float
+    asked: bool
+    """The user said so to dom0. If not, the one of the two qubes did it, maybe as it ended."""
     left: float | None = None
     """When it left the bus, if it has."""
 
@@ -35,8 +40,17 @@ class Wishes:
 
     def __init__(self) -> None:
         self._let_go: dict[Port, _LetGo] = {}
+        self._ending: dict[str, float] = {}
 
-    def let_go(self, port: Port, device_id: str, frontend: str, *, asleep: bool = False) -> None:
+    def let_go(
+        self,
+        port: Port,
+        device_id: str,
+        frontend: str,
+        *,
+        asleep: bool = False,
+        asked: bool = True,
+    ) -> None:
         """A device was taken from its qube by whoever uses one of the two."""
         try:
             now = asyncio.get_running_loop().time()
@@ -45,7 +59,7 @@ class Wishes:
         for other, one in list(self._let_go.items()):
             if one.left is not None and now - one.left > GAP_SECONDS:
                 del self._let_go[other]
-        self._let_go[port] = _LetGo(device_id, frontend, asleep, now)
+        self._let_go[port] = _LetGo(device_id, frontend, asleep, now, asked)
 
     def free(self, port: Port) -> bool:
         """Whether what is in a port may be attached by itself."""
@@ -83,6 +97,28 @@ class Wishes:
         for port, one in list(self._let_go.items()):
             if one.asleep and name in (one.frontend, port.backend_domain.name):
                 yield port, one.frontend
+
+    def ending(self, name: str) -> None:
+        """A qube is told to shut down: what it gives back from now on is nobody's wish."""
+        self._ending[name] = asyncio.get_running_loop().time()
+
+    def goes_on(self, name: str) -> None:
+        """It does not shut down."""
+        self._ending.pop(name, None)
+
+    def ended(self, name: str) -> list[Port]:
+        """A qube ended: what it gave back on its way out, and is wanted again from now on."""
+        since = self._ending.pop(name, asyncio.get_running_loop().time() - END_SECONDS)
+        found = [
+            port
+            for port, one in self._let_go.items()
+            if one.frontend == name
+            and one.since >= since
+            and not (one.asked or one.asleep or one.left is not None)
+        ]
+        for port in found:
+            del self._let_go[port]
+        return found
 
     def forget(self, name: str) -> None:
         """A qube exists no more, or what it exposed does not."""
