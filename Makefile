@@ -289,11 +289,11 @@ demo-picture: ## make demo, and draw what it prints: docs/demo.svg
 
 # What needs no guest waits for disks and mirrors most of the time: it runs at once, and is shown as
 # it ends. The lab then has the machine for itself.
-check: $(VENV) dist ## all tests, in the lab too
+check: $(VENV) dist ## all tests, in the lab too, but for the longest
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
 	@printf '%s\n' quick packages matrix | xargs -P 3 -I {} sh -c \
 		'$(MAKE) check-{} > build/check-{}.log 2>&1; code=$$?; cat build/check-{}.log; exit $$code'
-	@$(MAKE) check-lab
+	@$(MAKE) check-lab LONG='-m "not long"'
 
 check-quick: $(VENV) ## the tests that need no guest
 	$(PYTHON) $(TEST) -n auto tests/unit tests/dom0 tests/static tests/fuzz tests/docs
@@ -323,8 +323,9 @@ $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -o cache_dir=build/fai
 	--last-failed --last-failed-no-failures none
 endef
 
+LONG :=
 check-lab: $(VENV) lab-tools deb ## the tests in the lab, with a short part of those of faults and phones
-	$(call beside,tests/lab tests/integration tests/bench)
+	$(call beside,$(LONG) tests/lab tests/integration tests/bench)
 	$(call beside,-m short tests/faults)
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) -m short tests/phones
 

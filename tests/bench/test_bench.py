@@ -15,6 +15,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> report.Results:
     )
 
 
+@pytest.mark.long
 def test_every_case_is_measured(bench: report.Results) -> None:
     found = bench[report.OURS]
     assert set(report.AIMS) <= set(found)
@@ -23,6 +24,7 @@ def test_every_case_is_measured(bench: report.Results) -> None:
     print(report.text(bench))
 
 
+@pytest.mark.long
 def test_nothing_runs_while_a_device_is_attached(bench: report.Results) -> None:
     found = bench[report.OURS]
     for name in ("ms of processor time", "wake-ups", "forks"):

@@ -329,6 +329,7 @@ def test_usbguard_blocks_but_while_the_device_is_attached(qubes: Qubes, daemon: 
             assert " block " in f" {listed.partition(':')[2]}", listed
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("usbguard")
 def test_usbguards_own_rules_stay_as_they_are(qubes: Qubes) -> None:
     """A device that one of them allows is allowed before, and after."""
@@ -434,6 +435,7 @@ def test_a_device_that_udev_forbids_is_not_lent(qubes: Qubes, stick: str) -> Non
         qubes.backend.run(f"rm {rule}; {event}")
 
 
+@pytest.mark.long
 def test_no_other_device_wakes_an_attached_exporter(qubes: Qubes, stick: str) -> None:
     assert qubes.attach(stick).code == 0
     disk(qubes, "stick")

@@ -148,6 +148,7 @@ def test_one_with_four_functions(qubes: Qubes) -> None:
         qubes.backend.run(FOUR_END)
 
 
+@pytest.mark.long
 def test_ten_at_once(qubes: Qubes) -> None:
     names = [f"stick{number}" for number in range(10)]
     found = [
