@@ -166,8 +166,11 @@ class Files:
         return os.open(self.root + folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def open_node(self, node: str, writes: bool = False, claims: bool = False) -> int:
-        """An FD of a device's node. Who `claims` a disk has it alone (open(2), O_EXCL)."""
-        flags = (os.O_RDWR if writes else os.O_RDONLY) | os.O_EXCL * claims
+        """An FD of a device's node. Who `claims` a disk has it alone (open(2), O_EXCL).
+
+        That moves no tray, and needs no medium (drivers/cdrom/cdrom.c, cdrom_open).
+        """
+        flags = (os.O_RDWR if writes else os.O_RDONLY) | (os.O_EXCL | os.O_NONBLOCK) * claims
         return os.open(self.root + node, flags | os.O_CLOEXEC)
 
     def control(self, fd: int, request: int, argument: int | bytes = 0) -> None:

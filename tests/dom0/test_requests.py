@@ -349,7 +349,15 @@ def test_what_the_frontend_is_told(  # noqa: PLR0917
     assert world.second_lines == [second]
 
 
-def test_nobody_says_what_it_is_and_some_are_denied(world: World) -> None:
+@pytest.mark.parametrize(
+    ("desc", "interfaces"),
+    [(b"46f4:0001", b""), (b"\xff", b":0e0100:"), (b"0000:0000", b":0e0100:")],
+)
+def test_nobody_says_what_it_is_and_some_are_denied(
+    world: World, desc: bytes, interfaces: bytes
+) -> None:
+    """Nor would anybody compare what arrives with what does not say what it is."""
+    world.usb.untrusted_qdb.update({f"{ROOT}/2-1/desc": desc, f"{ROOT}/2-1/interfaces": interfaces})
     world.work.devices_denied = "u08****"
     with pytest.raises(QubesException, match=r"nobody says what kind .*\[UP-943\]") as error:
         run(world.attach(world.work))

@@ -198,7 +198,7 @@ ENTRIES = {
     "UP-943": (
         "{qube} has a list of denied devices, and nobody says what kind of device is in {port}, "
         "so it is not attached; try again, or set the feature usb-any-interface of {qube}",
-        ("The qube with the controllers names none of the device's interfaces.",),
+        ("The qube with the controllers does not say what kind of device it is.",),
         "Plug the device in again. To attach it all the same, run `qvm-features QUBE "
         "usb-any-interface 1`.",
     ),

@@ -48,13 +48,15 @@ def has_stub_domain(vm: Qube) -> bool:
 def told(vm: Qube, device: USBDevice) -> str:
     """What qubes.USBAttach is told that the device is, `VVVV:PPPP CCSSPP…`; may be nothing.
 
-    `*` is any interface, where the backend names none. A QubesException if the qube denies some.
+    `*` is any interface, where the backend names none. A QubesException if the qube denies some,
+    and the backend names none, or no product.
     """
     if vm.features.check_with_template(ANY_INTERFACE, False):
         return ""
-    if not device.interface_codes and getattr(vm, "devices_denied", None):
+    is_unknown = device.ids == UNKNOWN_IDS  # What arrives could not be compared with it.
+    if (is_unknown or not device.interface_codes) and getattr(vm, "devices_denied", None):
         raise QubesException(sentence("UP-943", port=device.port, qube=vm.name))
-    if has_stub_domain(vm) or device.ids == UNKNOWN_IDS:
+    if has_stub_domain(vm) or is_unknown:
         return ""
     return f"{device.ids} {' '.join(dict.fromkeys(device.interface_codes)) or '*'}"
 
