@@ -184,7 +184,7 @@ def test_detach_all_before_suspend(qubes: Qubes, stick: str) -> None:
         qubes.frontend.wait_for("! ls /run/qubes/usb-import-*")
 
 
-AT_ONCE = int(os.environ.get("LAB_AT_ONCE", "5"))
+AT_ONCE = int(os.environ.get("LAB_AT_ONCE", "10"))
 
 
 def test_detach_in_the_backend_and_attach_at_once(qubes: Qubes, stick: str) -> None:
@@ -212,7 +212,7 @@ def test_nodes_are_there_with_their_rights_when_success_is_told(qubes: Qubes) ->
     qubes.backend.plug_serial("serial")
     serial = qubes.bus_id("product=QEMU USB SERIAL")
     rule = "/run/udev/rules.d/10-slow.rules"
-    qubes.frontend.write(rule, 'SUBSYSTEM=="tty", PROGRAM="/bin/sleep 0.5"\n')
+    qubes.frontend.write(rule, 'SUBSYSTEM=="tty", PROGRAM="/bin/sleep 1"\n')
     qubes.frontend.run("udevadm control --reload; modprobe ftdi_sio")
     try:
         assert qubes.attach(serial).code == 0
