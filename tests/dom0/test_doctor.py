@@ -317,6 +317,19 @@ def test_qubesd_does_not_answer(capsys: pytest.CaptureFixture[str], option: str)
     assert "qubesd does not say what has to be known: Failed to connect" in capsys.readouterr().out
 
 
+def test_a_list_that_makes_no_sense(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_text: str) -> None:
+        raise AssertionError("Invalid characters in interface encoding")
+
+    monkeypatch.setattr(Interface, "from_str_bulk", refuse)
+    sys.modules["qubesadmin"].Qubes = lambda: machine  # type: ignore[attr-defined]
+    assert doctor.main(["work", "sys-usb:2-1"]) == 7
+    said = capsys.readouterr().out
+    assert "qubesd does not say what has to be known: Invalid characters in interface" in said
+
+
 @pytest.mark.parametrize(
     ("mode", "stubdom", "source"),
     [("hvm", "1", "work-dm"), ("hvm", "", "work"), ("pvh", "1", "work")],

@@ -36,6 +36,14 @@ async def attached(world: World) -> None:
     assert world.holder() == "work"
 
 
+async def held_by_another(world: World) -> None:
+    """One qube has it, another has it assigned."""
+    world.plug()
+    await asyncio.sleep(1)
+    await world.assign(world.work)
+    await world.attach(world.home)
+
+
 def end(world: World, reason: bytes | None, *, bounce: bool = False) -> None:
     """A connection ends, and the device stays, or leaves and is back before anybody looks."""
     key = f"{ROOT}/2-1"
@@ -147,10 +155,7 @@ def test_a_first_try_that_fails_while_the_key_stays(world: World) -> None:
 
 def test_a_qube_that_ends_gives_it_to_the_other(world: World) -> None:
     async def story() -> None:
-        world.plug()
-        await asyncio.sleep(1)
-        await world.assign(world.work)
-        await world.attach(world.home)
+        await held_by_another(world)
         await world.halt(world.home)
         await asyncio.sleep(1)
         assert world.holder() == "work"
@@ -161,25 +166,21 @@ def test_a_qube_that_ends_gives_it_to_the_other(world: World) -> None:
 @pytest.mark.parametrize(
     ("told", "seconds", "holder"),
     [
-        pytest.param("domain-pre-shutdown", 40, "work", id="told to shut down"),
-        pytest.param("", 3, "work", id="shut down from inside"),
-        pytest.param("", 40, None, id="detached inside, and shut down later"),
-        pytest.param("domain-shutdown-failed", 40, None, id="detached inside after a failure"),
+        pytest.param(["pre-shutdown"], 40, "work", id="told to shut down"),
+        pytest.param([], 3, "work", id="shut down from inside"),
+        pytest.param([], 40, None, id="detached inside, and shut down later"),
+        pytest.param(["pre-shutdown", "shutdown-failed"], 40, None, id="detached after a failure"),
     ],
 )
 def test_a_qube_that_shuts_down_lets_go_of_nothing(
-    world: World, told: str, seconds: float, holder: str | None
+    world: World, told: list[str], seconds: float, holder: str | None
 ) -> None:
     """Its importer tells the backend to end while the qube still runs."""
 
     async def story() -> None:
-        world.plug()
-        await asyncio.sleep(1)
-        await world.assign(world.work)
-        await world.attach(world.home)
-        if told:
-            await world.home.fire_event_async("domain-pre-shutdown", pre_event=True, force=False)
-            await world.home.fire_event_async(told, pre_event=True, force=False, reason="")
+        await held_by_another(world)
+        for event in told:
+            await world.home.fire_event_async(f"domain-{event}")
         end(world, b"detached")
         await asyncio.sleep(seconds)
         assert world.holder() is None
@@ -192,10 +193,7 @@ def test_a_qube_that_shuts_down_lets_go_of_nothing(
 
 def test_what_the_user_let_go_of_stays_free_when_its_qube_ends(world: World) -> None:
     async def story() -> None:
-        world.plug()
-        await asyncio.sleep(1)
-        await world.assign(world.work)
-        await world.attach(world.home)
+        await held_by_another(world)
         await world.home.fire_event_async("domain-pre-shutdown", pre_event=True, force=False)
         await world.detach(world.home)
         await asyncio.sleep(3)

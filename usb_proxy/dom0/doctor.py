@@ -73,13 +73,16 @@ def _badness(finding: Finding) -> int:
 
 
 def _examine(app: Any, qube: str | None, device: str | None, names: list[str]) -> Iterator[Finding]:
-    """What `examine` finds until qubesd says no more; `names` gets those of all qubes."""
+    """What `examine` finds until qubesd says no more; `names` gets those of all qubes.
+
+    What the library cannot parse is its ProtocolError, an AssertionError (device_protocol.py).
+    """
     from qubesadmin.exc import QubesException  # type: ignore[import-not-found]  # noqa: PLC0415
 
     try:
         names += [vm.name for vm in app.domains if vm.klass != "AdminVM"]
         yield from examine(app, qube, device)
-    except QubesException as error:
+    except (QubesException, AssertionError) as error:
         text = f"qubesd does not say what has to be known: {_shown(str(error))}"
         yield Finding("dom0", "error", text)
 
@@ -119,7 +122,6 @@ def _attempt(vm: Any, what: str, value: Any) -> Any:
     try:
         return value()
     except (QubesException, AttributeError, AssertionError) as error:
-        # AssertionError: its ProtocolError (qubesadmin/device_protocol.py).
         text = f"{what} cannot be seen from here: {_shown(str(error))}"
         return Finding(vm.name, "warning", text)
 

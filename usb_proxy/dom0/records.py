@@ -44,7 +44,7 @@ def ports(backend: Qube) -> list[BusId]:
 
 
 def listed(backend: Qube) -> list[BusId]:
-    """The same, where libvirt is asked for a qube without a database at most."""
+    """The same; libvirt is asked only for a qube without an open database (qubes/vm/qubesvm.py)."""
     try:
         if backend.klass == "AdminVM":  # qrexec cannot lend from there
             return []

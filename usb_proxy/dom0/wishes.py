@@ -30,7 +30,7 @@ class _LetGo:
     """It was given back for suspend: the user wants it again after that."""
     since: float
     asked: bool
-    """The user said so to dom0. If not, the one of the two qubes did it, maybe as it ended."""
+    """The user said so to dom0. If not, one of the two qubes did it, maybe as it ended."""
     left: float | None = None
     """When it left the bus, if it has."""
 
