@@ -184,7 +184,7 @@ class FakeKernel(FakeMachine):
         (home / "driver").symlink_to(self.usb / "drivers" / driver)
         if driver == "usbip-host":
             for name in STUB_FILES:
-                (home / name).write_text("1\n")
+                show(home / name, "1\n")
 
     def _write_match_busid(self, file: Path, text: str) -> None:
         verb, _, name = text.partition(" ")
@@ -211,11 +211,11 @@ class FakeKernel(FakeMachine):
         for name in ("driver", *STUB_FILES):
             (self.device(text) / name).unlink(missing_ok=True)
         if file.parent.name == "usb":
-            (self.device(text) / "bConfigurationValue").write_text("\n")
+            show(self.device(text) / "bConfigurationValue", "\n")
 
     def _write_bConfigurationValue(self, file: Path, text: str) -> None:
         assert text == "-1"
-        file.write_text("\n")
+        show(file, "\n")
         bus_id = file.parent.name
         if self.returns.get(bus_id) is not None:
             threading.Thread(target=self._leave, args=(bus_id,), daemon=True).start()
@@ -230,7 +230,7 @@ class FakeKernel(FakeMachine):
         if self.driver(text) is None:
             self._set_driver(self.device(text), "usb")
             if (self.device(text) / "authorized").read_text() == "1\n":
-                (self.device(text) / "bConfigurationValue").write_text("1\n")
+                show(self.device(text) / "bConfigurationValue", "1\n")
 
     def _write_rebind(self, file: Path, text: str) -> None:
         table = self.table()
@@ -242,7 +242,7 @@ class FakeKernel(FakeMachine):
         show(self.match_busid, json.dumps(table))
 
     def _write_authorized(self, file: Path, text: str) -> None:
-        file.write_text(f"{text}\n")
+        show(file, f"{text}\n")
 
     def _write_usbip_sockfd(self, file: Path, text: str) -> None:
         status = file.with_name("usbip_status")

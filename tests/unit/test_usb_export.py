@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,12 +21,10 @@ from usb_proxy.errors import ExitCode
 from usb_proxy.idents import BusId
 from usb_proxy.sysfs import UsbDevice
 
-from .fake_machine import open_files, shut_down
+from .fake_machine import open_files, show, shut_down
 from .processes import Child, Running, hold, leave, program, run, wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .fake_kernel import FakeKernel
 
 SERVICES = "run/qubes-service"
@@ -482,8 +480,7 @@ def test_what_a_dead_exporter_allowed_is_blocked_by_the_next(
 def test_a_device_that_the_platform_does_not_offer_is_not_lent(
     kernel: FakeKernel, argument: str
 ) -> None:
-    database = kernel.tree / "run/udev/data/c189:2"
-    database.write_text("E:QUBES_EXPORT_USB_DEVICE=0\n")
+    show(kernel.tree / "run/udev/data/c189:2", "E:QUBES_EXPORT_USB_DEVICE=0\n")
     refused(kernel, ExitCode.NO_DEVICE, "forbids lending USB device 1-1.4", argument)
     assert kernel.written == []
     assert_clean(kernel)
@@ -551,7 +548,7 @@ def test_a_device_is_reset_where_that_is_wished(
         (kernel.tree / SERVICES / "usb-reset-on-attach").touch()
     if wish == "property":
         (kernel.device("1-1.4") / "dev").write_text("189:4\n")
-        (kernel.tree / "run/udev/data/c189:4").write_text("E:QUBES_USB_RESET=1\n")
+        show(kernel.tree / "run/udev/data/c189:4", "E:QUBES_USB_RESET=1\n")
     if wish:
         refused(kernel, ExitCode.NO_DEVICE, "1-1.4 did not survive its reset")
     else:
@@ -575,31 +572,22 @@ def test_a_lock_left_by_one_that_did_nothing_yet_is_no_hindrance(
 
 @pytest.mark.parametrize("how", ["udev is late", "it came back"])
 def test_a_rule_that_is_known_later_forbids_it_all_the_same(
-    kernel: FakeKernel, peer: socket.socket, monkeypatch: pytest.MonkeyPatch, how: str
+    kernel: FakeKernel, peer: socket.socket, how: str
 ) -> None:
     forbids = "E:QUBES_EXPORT_USB_DEVICE=0\n"
-    database = kernel.tree / "run/udev/data/c189:2"
     if how == "udev is late":
-        database.unlink()
+        (kernel.tree / "run/udev/data/c189:2").unlink()
         exporter = Running(kernel, "usb-export", "1-1.4")
         assert peer.recv(100) == b"131077 480\n"
         wait_for(lambda: len(kernel.published("1-1_4")) == 3, "the publication")
-        database.write_text(forbids)
+        show(kernel.tree / "run/udev/data/c189:2", forbids)
         kernel.announce()
     else:
         kernel.haste = 3
         (kernel.device("1-1.4") / "serial").write_text("0123\n")
         kernel.returns["1-1.4"] = [{"serial": "0123", "devnum": "6", "dev": "189:9"}]
-        database.write_text("E:QUBES_USB_REENUMERATES=1\n")
-        (kernel.tree / "run/udev/data/c189:9").write_text(forbids)
-        plug = kernel.plug
-
-        def and_tell(*arguments: Any, **shown: Any) -> Path:
-            home = plug(*arguments, **shown)
-            (kernel.tree / "run/udev/data/c189:9").write_text(forbids)
-            return home
-
-        monkeypatch.setattr(kernel, "plug", and_tell)
+        show(kernel.tree / "run/udev/data/c189:2", "E:QUBES_USB_REENUMERATES=1\n")
+        show(kernel.tree / "run/udev/data/c189:9", forbids)
         exporter = Running(kernel, "usb-export", "1-1.4")
     assert exporter.code() == ExitCode.NO_DEVICE
     assert "forbids lending USB device 1-1.4" in kernel.said()
