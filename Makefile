@@ -15,19 +15,19 @@ unexport CDPATH
 .NOTPARALLEL:
 
 # The files of the project, as git or the tarball lists them; others may lie about.
-FILES := $(sort $(wildcard $(or \
+FILES = $(sort $(wildcard $(or \
 	$(shell $(CLEAN) git --git-dir=.git --work-tree=. ls-files 2>/dev/null), \
 	$(shell cat MANIFEST 2>/dev/null))))
 MODULES := $(filter usb_proxy/%.py,$(or $(FILES),$(shell find usb_proxy -name '[!.]*.py' | LC_ALL=C sort)))
 
 # What the lab, the packages and the checks need on Debian 12 or 13; installed when it is missing.
 LAB_TOOLS := build-essential debhelper dh-python qemu-system-x86 mmdebstrap busybox-static \
-	apt-utils e2fsprogs gpg gpg-agent python3 util-linux
+	apt-utils e2fsprogs git gpg gpg-agent python3 util-linux
 PACKAGE_TOOLS := build-essential debhelper dh-python python3-all python3-setuptools python3-stdeb \
-	rpm makepkg pacman-package-manager libarchive-tools fakeroot zstd apt-utils createrepo-c gpg \
-	gpg-agent
+	rpm makepkg pacman-package-manager libarchive-tools fakeroot zstd apt-utils createrepo-c git \
+	gpg gpg-agent
 QUICK_TOOLS := python3-venv shellcheck bash-completion fish zsh
-CHECK_TOOLS := $(LAB_TOOLS) $(PACKAGE_TOOLS) $(QUICK_TOOLS) devscripts lintian rpmlint git systemd \
+CHECK_TOOLS := $(LAB_TOOLS) $(PACKAGE_TOOLS) $(QUICK_TOOLS) devscripts lintian rpmlint systemd \
 	mandoc libxml2-utils polkitd sudo dnf autopkgtest
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 TEST := -m pytest -p no:cacheprovider --durations 10
@@ -150,7 +150,8 @@ uninstall-dom0: ## remove what install-dom0 installed
 
 # The sources in a folder of the given name, in a tarball.
 define pack
-$(if $(FILES),,$(error neither git nor a file MANIFEST lists the files of this folder))
+$(if $(FILES),,$(error neither git nor a file MANIFEST lists the files of this folder: install git, \
+	and in a folder that is no clone run: git init && git add --all))
 @umask 022 && mkdir -p build dist && printf '%s\n' $(FILES) > build/MANIFEST
 @$(CLEAN) tar --create --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s \
 	--mtime=@$(EPOCH) --transform='s,^,$(1)/,' --use-compress-program='gzip -9n' \
@@ -190,16 +191,16 @@ deb: $(TARBALL) ## the Debian package of a qube
 	(cd "$$room/$(NAME)" && $(ENV) dpkg-buildpackage --build=source,all --no-sign) $(quietly); \
 	cp "$$room"/*.deb "$$room"/*.dsc "$$room"/*.tar.xz dist
 
-# The Python of dom0 in the current release; on Fedora it is the one that its macros name.
-DOM0_PYTHON := $(if $(wildcard /etc/debian_version),3.13)
+# The Python of dom0 in the current release, on whatever this is built.
+DOM0_PYTHON := 3.13
 
 rpm: $(TARBALL) $(SPECS) ## the rpm packages of a qube and of dom0, there for DOM0_PYTHON
 	@$(begin); cp $(TARBALL) "$$room"; \
 	$(ENV) rpmbuild -bb $(if $(wildcard /etc/debian_version),--nodeps) \
 		--define "_topdir $$room" --define "_sourcedir $$room" --define '_buildhost localhost' \
 		--define 'use_source_date_epoch_as_buildtime 1' \
-		--define 'clamp_mtime_to_source_date_epoch 1' $(if $(DOM0_PYTHON), \
-		--define 'python3_sitelib /usr/lib/python$(DOM0_PYTHON)/site-packages') \
+		--define 'clamp_mtime_to_source_date_epoch 1' \
+		--define 'python3_sitelib /usr/lib/python$(DOM0_PYTHON)/site-packages' \
 		$(SPECS) $(quietly); \
 	cp "$$room"/RPMS/noarch/*.rpm dist
 
@@ -243,6 +244,8 @@ GNUPG := build/gnupg
 SIGN = gpg --batch --yes --quiet $(if $(KEY),--local-user '$(KEY)',--homedir $(GNUPG)) --armor
 END_SIGN = $(if $(KEY),,gpgconf --homedir $(GNUPG) --kill gpg-agent)
 PUBLIC_KEY = '$(REPO)/qubes-usb-proxy.asc'
+# apt and web servers read it as a user of their own.
+END_REPO = chmod -R u=rwX,go=rX '$(REPO)'
 
 repo: apt-repo dnf-repo ## repositories for apt and dnf of what is in dist/, see Makefile
 
@@ -257,6 +260,7 @@ apt-repo: $(if $(KEY),,$(GNUPG)) ## the one for apt alone
 	$(SIGN) --output $(PUBLIC_KEY) --export $(if $(KEY),'$(KEY)')
 	printf 'deb [signed-by=/etc/apt/keyrings/qubes-usb-proxy.asc] %s/apt ./\n' $(ADDRESS) \
 		> '$(REPO)/qubes-usb-proxy.list'
+	$(END_REPO)
 	$(END_SIGN)
 
 dnf-repo: $(if $(KEY),,$(GNUPG)) ## the one for dnf alone, its packages signed, too, as dom0 wants
@@ -272,6 +276,7 @@ dnf-repo: $(if $(KEY),,$(GNUPG)) ## the one for dnf alone, its packages signed, 
 		> '$(REPO)/qubes-usb-proxy.repo'
 	printf 'repo_gpgcheck=1\ngpgkey=%s/qubes-usb-proxy.asc\n' $(ADDRESS) \
 		>> '$(REPO)/qubes-usb-proxy.repo'
+	$(END_REPO)
 	$(END_SIGN)
 
 $(GNUPG):
@@ -310,7 +315,7 @@ check-matrix: $(VENV) dist ## all packages on Debian 12 and 13, Python 3.14; SUI
 
 PARTS := BUILDER CORE_ADMIN QREXEC CORE_ADMIN_CLIENT PLATFORM
 check-real: $(VENV) dist $(if $(CORE_ADMIN_CLIENT),deb) ## with others' real parts, where given: BUILDER=DIR and more, see CONTRIBUTING.md
-	@tests/setup.sh $(LAB_TOOLS) git
+	@tests/setup.sh $(LAB_TOOLS)
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(foreach part,$(PARTS),$(part)='$($(part))') \
 		$(PYTHON) $(TEST) tests/real
 

@@ -62,6 +62,9 @@ def check_installed(root: Root) -> None:
         assert stamp == int(source.stat().st_mtime), source
     if (root.folder / "usr/sbin/visudo").exists():
         root.run("visudo", "-c")
+    for page in (root.folder / "usr/share/doc/qubes-usb-proxy").rglob("*.md"):
+        for link in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text()):
+            assert (page.parent / link).exists(), (page, link)
 
 
 HOSTILE = """
@@ -515,6 +518,10 @@ def test_pacman(tree: Path, packages: dict[str, Path], tmp_path: Path) -> None:
     use_another_python(root)
     run("pacman", *options, "-Rdd", "qubes-usb-proxy")
     check_removed(root, before)
+    run("pacman", *options, "-Udd", later)
+    use_another_python(root)
+    run("pacman", *options, "-Udd", old)
+    assert not (root.folder / PRIVATE).exists(), "a downgrade leaves nothing of it"
 
 
 def test_from_the_tarball(dist: Path, tmp_path: Path) -> None:

@@ -4,13 +4,18 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from .machine import run
+from .machine import attempt, run
 
 
 def test_an_address_that_a_shell_would_split(tree: Path, dist: Path, tmp_path: Path) -> None:
-    """apt reads words, so a space is %20; nothing else is changed, and no command is run."""
+    """apt reads words, so a space is %20; nothing else is changed, and no command is run.
+
+    Whatever the packager's umask is, the users' programs can read all of it.
+    """
     address = "https://example.org/it's a; touch there #\"`x`/%7Eme&you"
-    run("make", "repo", f"URL={address}", f"REPO={tmp_path}/re po", f"DIST={dist}", folder=tree)
+    make = ["make", "repo", f"URL={address}", f"REPO={tmp_path}/re po", f"DIST={dist}"]
+    run("sh", "-c", 'umask 077; exec "$@"', "make", *make, folder=tree)
+    assert attempt("find", tmp_path / "re po", "-not", "-perm", "-044").stdout == ""
     written = address.replace(" ", "%20")
     line = (tmp_path / "re po/qubes-usb-proxy.list").read_text()
     key = "/etc/apt/keyrings/qubes-usb-proxy.asc"

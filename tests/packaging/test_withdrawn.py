@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from usb_proxy.catalogue import ENTRIES
+
 from .machine import Root, copy_of
 from .test_install import PRIVATE, stub_deb
 
@@ -32,17 +34,28 @@ def may(root: Root) -> str:
     return root.run("sudo", "-l", "-U", "user")
 
 
-def test_after_a_downgrade(root: Root) -> None:
-    """4.3.6 has no sudoers file: ours lets nobody do anything, and waits for the next upgrade."""
+@pytest.mark.parametrize("edited", [False, True], ids=["ours", "edited"])
+def test_after_a_downgrade(root: Root, edited: bool) -> None:
+    """4.3.6 has no sudoers file: ours goes; one that was changed is put away, and comes back."""
     before = root.paths()
     root.run("dpkg", "-i", "/srv/new.deb")
+    if edited:
+        with (root.folder / SUDOERS).open("a") as file:
+            file.write("# changed\n")
+    text = (root.folder / SUDOERS).read_text()
     assert ALLOWED in may(root)
     root.run("dpkg", "-i", "--force-downgrade", "--force-confnew", "/srv/old.deb")
     assert not (root.folder / SUDOERS).exists()
     assert not (root.folder / PRIVATE).exists()
     assert ALLOWED not in may(root)
+    if edited:
+        root.run("dpkg", "--remove", "qubes-usb-proxy")
+    root.run("dpkg", "-i", "--force-confold", "/srv/new.deb")
+    assert (root.folder / SUDOERS).read_text() == text
+    root.run("dpkg", "-i", "--force-downgrade", "--force-confnew", "/srv/old.deb")
     root.run("dpkg", "--purge", "qubes-usb-proxy")
-    assert root.paths() - before == {f"{SUDOERS}.dpkg-old"}
+    left = {path for path in root.paths() - before if not path.endswith(".dpkg-dist")}
+    assert left == ({f"{SUDOERS}.dpkg-old"} if edited else set())
 
 
 def test_after_a_removal(root: Root) -> None:
@@ -57,5 +70,4 @@ def test_after_a_removal(root: Root) -> None:
     for service, program in PROGRAMS.items():
         done = root.attempt(f"/etc/qubes-rpc/{service}", "2-1")
         assert (done.returncode, done.stdout) == (7, "")
-        sentence = "qubes-usb-proxy was removed from this qube; install it again [UP-780]"
-        assert done.stderr == f"{program}: {sentence}\n"
+        assert done.stderr == f"{program}: {ENTRIES['UP-780'][0]} [UP-780]\n"

@@ -222,10 +222,16 @@ ENTRIES = {
         "Try again. `sudo qubes-usb-proxy doctor` checks what an attach needs.",
     ),
     "UP-780": (
-        "qubes-usb-proxy was removed from this qube; install it again",
-        ("The package was removed but not purged, so its services below `/etc` have no program.",),
-        "Install it in the template of the qube with `sudo apt install qubes-usb-proxy`, and "
-        "restart the qube. Or purge it there: `sudo apt purge qubes-usb-proxy`.",
+        "qubes-usb-proxy was removed from this qube, or changed; install it again",
+        (
+            "The package was removed but not purged, so its services below `/etc` have no program.",
+            "A file of the package is missing.",
+            "Nobody may run the program any more.",
+        ),
+        "Install it in the template of the qube with "
+        "`sudo apt install --reinstall qubes-usb-proxy`, or `sudo dnf reinstall qubes-usb-proxy` "
+        "in a Fedora template, and restart the qube. Or purge it in a Debian template: "
+        "`sudo apt purge qubes-usb-proxy`.",
     ),
     "UP-781": (
         "this needs root; run: sudo {command}",
