@@ -67,7 +67,6 @@ NEVER = {
         errors.ExitCode.STOPPED: "it never waits where a signal could stop it",
     },
     "usb-detach-all": {
-        errors.ExitCode.REQUEST: "it takes no argument",
         errors.ExitCode.NO_DEVICE: "a device that has gone needs no detach",
         errors.ExitCode.IN_USE: "it detaches whatever is in use",
         errors.ExitCode.NOT_ATTACHED: "with nothing attached it is done",

@@ -26,6 +26,7 @@ READ += [TOP / "archlinux/PKGBUILD.in", *sorted((TOP / "completion").iterdir())]
 PROGRAM = sorted((TOP / "usb_proxy").rglob("*.py"))
 
 HABITS = {
+    r"(?<!sudo )\bjournalctl -": "sudo journalctl: a user who is not root sees nothing of ours",
     r"\banew\b": "again",
     r"\b[Ss]hall\b": "should, or will",
     r"\b[Ll]eave (?:[\w`-]+ ){0,3}away\b": "leave out",
@@ -124,6 +125,7 @@ def test_the_program_says_no_old_habit(path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "`journalctl -t qubes-usb-proxy` says more.",
         "Set the feature anew.",
         "Name the qube that shall have it.",
         "Leave `-o` away.",

@@ -194,6 +194,16 @@ def test_with_nothing_attached_there_is_nothing_to_do(kernel: FakeKernel, name: 
     assert "this needs root" in kernel.said()
 
 
+@pytest.mark.parametrize("argument", ["--help", "2-1"])
+def test_whoever_wants_less_than_everything_detaches_nothing(
+    kernel: FakeKernel, argument: str
+) -> None:
+    leave(kernel, f"import-{ATTACHMENT}", imports.note(2, DEVID))
+    assert run(kernel, "usb-detach-all", argument) == ExitCode.REQUEST
+    assert "it takes no argument" in kernel.said()
+    assert (kernel.written, kernel.locks()) == ([], [f"import-{ATTACHMENT}.lock"])
+
+
 def test_a_user_is_told_what_to_run(kernel: FakeKernel) -> None:
     """No service started it, so no service's configuration is of use."""
     kernel.plug("3-1")
@@ -210,8 +220,8 @@ def test_a_user_is_told_what_to_run(kernel: FakeKernel) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ((), ExitCode.REQUEST, "usage: usb-reset BUSID"),
-        (("2-1", "2-2"), ExitCode.REQUEST, "usage: usb-reset BUSID"),
+        ((), ExitCode.REQUEST, "usb-reset: name one device"),
+        (("2-1", "2-2"), ExitCode.REQUEST, "usb-reset: name one device"),
         (("../2-1",), ExitCode.REQUEST, "names no USB device"),
         (("2-1",), ExitCode.REQUEST, "2-1 is a hub"),
         (("10-1",), ExitCode.REQUEST, "attached here from another qube"),

@@ -43,7 +43,7 @@ ENTRIES = {
         "'qvm-usb list' shows it",
         ("The device restarted as another one: a phone, for example, as its bootloader.",),
         "A device that nobody asked for is never attached. Attach the new device if it is the one "
-        "that you want. `journalctl -t qubes-usb-proxy` in the qube with the controllers says "
+        "that you want. `sudo journalctl -t qubes-usb-proxy` in the qube with the controllers says "
         "what it is.",
     ),
     "UP-307": (
@@ -130,8 +130,8 @@ ENTRIES = {
             "The disk is part of an array there.",
             "Another qube has the disk by `qvm-block`.",
         ),
-        "`journalctl -t qubes-usb-proxy` in the qube with the controllers says what uses the disk. "
-        "Unmount it there, because an attach could damage its data. The qube service "
+        "`sudo journalctl -t qubes-usb-proxy` in the qube with the controllers says what uses the "
+        "disk. Unmount it there, because an attach could damage its data. The qube service "
         "`usb-proxy-lend-in-use` turns this check off.",
     ),
     "UP-420": (

@@ -20,9 +20,11 @@ ENTRIES = {
         "`qvm-usb list` in dom0 shows the devices that you can name.",
     ),
     "UP-203": (
-        "'{text}' names no USB device; use a bus id such as 2-1 or 1-1.4, "
-        "or vendor and product such as 0x1234.0x5678",
-        ("The name is neither a bus id nor vendor and product.",),
+        "'{text}' names no USB device; use a bus id such as 2-1 or 1-1.4",
+        (
+            "The name is not the bus id of a device.",
+            "You named vendor and product, such as `0x1234.0x5678`, to detach a device.",
+        ),
         "Use the name that `qvm-usb list` in dom0 shows, without the qube in front of it.",
     ),
     "UP-204": (
@@ -146,12 +148,12 @@ ENTRIES = {
         "Attach with `qvm-usb attach QUBE BACKEND:DEVICE` in dom0.",
     ),
     "UP-223": (
-        "usage: usb-reset BUSID, or usb-reset 0xVVVV.0xPPPP",
+        "name one device, as in 'usb-reset 2-1' or 'usb-reset 0x1234.0x5678'",
         ("Somebody started the program with more or fewer than one argument.",),
         "Name one device, as in `/usr/lib/qubes/usb-reset 2-1`.",
     ),
     "UP-224": (
-        "launch: the first argument has to be one of {programs}",
+        "the first argument has to be the name of a program: {programs}",
         ("Somebody started the launcher in `/usr/lib/qubes/usb-proxy` by hand.",),
         "Start the programs in `/usr/lib/qubes` instead, such as `/usr/lib/qubes/usb-reset 2-1`.",
     ),
@@ -189,6 +191,11 @@ ENTRIES = {
         ),
         "Install the same version in dom0, with `sudo qubes-dom0-update qubes-usb-proxy-dom0`, "
         "and in the qube. By hand, leave the second line out.",
+    ),
+    "UP-230": (
+        "it takes no argument, and detaches all devices of this qube; nothing was detached",
+        ("Somebody started the program with an argument, such as `--help` or a device.",),
+        "Leave out the argument, or detach one device: `qubes-usb-proxy detach 2-1`.",
     ),
     "UP-801": (
         "stopped by a signal before it was done; try again",

@@ -7,7 +7,7 @@ Where Qubes runs it before suspend, nothing begins until resume.
 from __future__ import annotations
 
 from usb_proxy import endings, locks, repair, suspend
-from usb_proxy.errors import SystemLackError
+from usb_proxy.errors import RequestError, SystemLackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ SUSPEND = "qubes.SuspendPre"
 """`qubes.SuspendPreAll` runs the link to this program in `/etc/qubes/suspend-pre.d`."""
 
 
-def main(_arguments: Sequence[str], host: Host) -> int:
+def main(arguments: Sequence[str], host: Host) -> int:
     """Return once nothing is attached to or from this qube, or waits to be."""
+    if len(arguments) != 1:
+        raise RequestError("UP-230")
     if not host.is_root():
         raise SystemLackError("UP-781", command="/usr/lib/qubes/usb-detach-all")
     service = host.environment.get("QREXEC_SERVICE_FULL_NAME", "")
