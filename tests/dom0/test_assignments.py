@@ -14,6 +14,7 @@ from qubes.device_protocol import DeviceAssignment, Port, VirtualDevice
 
 from tests.dom0.clock import run
 from tests.dom0.world import DEVICE_ID, World
+from usb_proxy.dom0 import questions
 from usb_proxy.dom0.assignments import assigned
 from usb_proxy.dom0.tries import PAUSES
 
@@ -372,5 +373,29 @@ def test_a_qube_that_starts_waits_for_no_question_about_another(world: World) ->
         await world.home.fire_event_async("domain-start")
         await asyncio.sleep(10)
         assert world.holder() == "home"
+
+    run(story())
+
+
+def test_nobody_to_be_asked_is_no_answer(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before somebody logs in: a line says so, and whatever leads to it later asks."""
+    monkeypatch.setattr(questions, "AGENT", str(tmp_path / "agent"))
+    monkeypatch.setattr(questions, "confirm_device_attachment", world.confirm)
+    world.ext.assignments.confirm = questions.ask
+    world.answer = "work"
+
+    async def story() -> None:
+        await world.assign(world.work, mode="ask-to-attach")
+        world.plug()
+        await asyncio.sleep(10)
+        assert (world.asked, world.holder()) == ([], None)
+        (line,) = world.usb.log.warning.call_args_list
+        assert line.args[1].endswith("[UP-949]")
+        (tmp_path / "agent").touch()
+        world.work.fire_event("domain-unpaused")
+        await asyncio.sleep(10)
+        assert (world.asked, world.holder()) == ([["work"]], "work")
 
     run(story())

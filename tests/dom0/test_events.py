@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.dom0.clock import run
-from tests.dom0.world import ROOT, World
+from tests.dom0.world import DESC, ROOT, World
+from usb_proxy.errors import sentence
 
 QUIET = 1.0
 
@@ -146,6 +147,27 @@ def test_qubesd_restarts_with_a_device_attached(tmp_path: Path) -> None:
     world.news()
     world.ext.__init__()  # type: ignore[misc]
     run(after())
+
+
+@pytest.mark.parametrize("way", ["free", "let go of", "halted", "another's"])
+def test_qubesd_restarts_with_an_assigned_device_that_is_free(tmp_path: Path, way: str) -> None:
+    """It came meanwhile, or the user detached it where the backend does not say so: a line says."""
+    world = World(tmp_path)
+
+    async def story() -> None:
+        await world.assign(world.home if way == "another's" else world.work)
+        world.usb.untrusted_qdb[f"{ROOT}/2-1/desc"] = DESC
+        if way == "let go of":
+            world.usb.untrusted_qdb[f"{ROOT}/2-1/x-ended"] = b"detached"
+        world.work.state = "Halted" if way == "halted" else "Running"
+        world.load()
+        await asyncio.sleep(60)
+        assert not world.calls
+
+    run(story())
+    lines = [call.args[1] for call in world.work.log.warning.call_args_list]
+    text = sentence("UP-948", port="sys-usb:2-1", qube="work")
+    assert lines == ([text] if way == "free" else [])
 
 
 def test_a_handler_of_another_extension_fails(tmp_path: Path) -> None:

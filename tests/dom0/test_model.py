@@ -17,7 +17,7 @@ import pytest
 
 from tests.dom0.conftest import MODEL, REAL, SOURCES
 from tests.dom0.world import World
-from usb_proxy.dom0 import qubesd, services
+from usb_proxy.dom0 import questions, services
 from usb_proxy.dom0.extension import USBProxyExtension
 from usb_proxy.dom0.qubesd import QubesException
 
@@ -131,7 +131,8 @@ def test_the_real_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("qubes.ext.utils.call_socket_service", answer)
     world = World(tmp_path)
     world.seconds = 0
-    world.ext.assignments.confirm = qubesd.confirm_device_attachment
+    monkeypatch.setattr(questions, "AGENT", str(tmp_path))
+    world.ext.assignments.confirm = questions.ask
 
     async def story() -> None:
         await world.assign(world.work)

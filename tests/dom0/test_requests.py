@@ -381,6 +381,24 @@ def test_no_device_is_required_for_a_start(world: World) -> None:
     assert list(world.work.devices["usb"].get_assigned_devices()) == []
 
 
+@pytest.mark.parametrize("mode", ["auto-attach", "ask-to-attach"])
+def test_nor_is_it_later(world: World, mode: str) -> None:
+    """The client names the assignment with an object of its own; how it was counts."""
+
+    async def story() -> None:
+        old = await world.assign(world.work, mode=mode)
+        devices = world.work.devices["usb"]
+        same = VirtualDevice(Port(world.usb, "2-1", "usb"), "*")
+        with pytest.raises(QubesException, match="UP-946"):
+            await devices.update_assignment(same, type(old.mode)("required"))
+        assert [one.mode.value for one in devices.get_assigned_devices()] == [mode]
+        other = {"auto-attach": "ask-to-attach", "ask-to-attach": "auto-attach"}[mode]
+        await devices.update_assignment(same, type(old.mode)(other))
+        assert [one.mode.value for one in devices.get_assigned_devices()] == [other]
+
+    run(story())
+
+
 async def _none(assigning: Awaitable[object]) -> None:
     await assigning
 

@@ -226,4 +226,19 @@ ENTRIES = {
         "Read `sudo journalctl -u qubesd -u qubes-suspend` in dom0 for the cause. The file goes "
         "with the next suspend that succeeds.",
     ),
+    "UP-948": (
+        "USB device {port} is assigned to {qube}, but was there when qubesd started, so it stays "
+        "free; attach it with qvm-usb",
+        (
+            "The device was plugged in while qubesd was not running.",
+            "The device was free before qubesd was restarted.",
+        ),
+        "Run `qvm-usb attach QUBE BACKEND:PORT`, or plug the device in again.",
+    ),
+    "UP-949": (
+        "nobody could be asked which qube gets USB device {port}, so it stays free; "
+        "log in, and plug it in again",
+        ("The device is assigned with `--ask`, and nobody is logged in.",),
+        "Run `qvm-usb attach QUBE BACKEND:PORT`, or plug the device in again.",
+    ),
 }

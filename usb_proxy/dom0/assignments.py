@@ -18,6 +18,7 @@ from usb_proxy.errors import sentence
 if TYPE_CHECKING:
     from usb_proxy.dom0.pace import Pace
     from usb_proxy.dom0.qubesd import Assignment, Qube, VirtualDevice
+    from usb_proxy.dom0.questions import Ask
     from usb_proxy.dom0.wishes import Wishes
 
 TRY_SECONDS = 0.002
@@ -25,10 +26,6 @@ TRY_SECONDS = 0.002
 
 _ONCE_MORE = ("[UP-616]", "[UP-909]")
 """A device that says nothing, or a qube: each try takes long, and keeps other devices waiting."""
-
-Confirm = Callable[[USBDevice, Mapping[Any, "Assignment"]], Awaitable[str]]
-"""Asks the user which of the qubes gets a device: its name, or '' for none of them
-(confirm_device_attachment in qubes/ext/utils.py)."""
 
 
 def assignments(vm: Qube) -> Iterable[Assignment]:
@@ -64,7 +61,7 @@ class _Chain:
         self._wake = asyncio.Event()
         self.tried = asyncio.Event()
         """Set after the first try, and before a question to the user."""
-        self._question: asyncio.Future[str] | None = None
+        self._question: asyncio.Future[str | None] | None = None
 
     def add(self, device: USBDevice, starting: Qube | None) -> None:
         """A device appeared (again), or a qube starts: the tries start anew."""
@@ -131,17 +128,20 @@ class _Chain:
             return None
         self.tried.set()
         name = await self._ask(device, found)
+        if name is None:
+            device.backend_domain.log.warning("%s", sentence("UP-949", port=device.port))
+            return None
         chosen = next((vm for vm in found if vm.name == name), None)
         if chosen is None and not self._wake.is_set():
             self._owner.let_go(device.port, device.device_id, "")
         return chosen
 
-    async def _ask(self, device: USBDevice, found: Mapping[Any, Assignment]) -> str:
+    async def _ask(self, device: USBDevice, found: Mapping[Any, Assignment]) -> str | None:
         """The user's answer, or none if the question is in vain by now."""
         question = self._question = asyncio.ensure_future(self._owner.confirm(device, found))
         await asyncio.wait([question])
         self._question = None
-        return "" if question.cancelled() else question.result().strip()
+        return "" if question.cancelled() else question.result()
 
     def _still(self, vm: Qube, device: USBDevice) -> Assignment | None:
         """The assignment, as long as it stands, and the device is there, free and wanted."""
@@ -184,7 +184,7 @@ class AutoAttach:
     def __init__(
         self,
         attach: Callable[[Qube, USBDevice, Assignment], Awaitable[None]],
-        confirm: Confirm,
+        confirm: Ask,
         pace: Pace,
         wishes: Wishes,
         suspending: Callable[[Qube], bool],

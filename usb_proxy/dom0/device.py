@@ -14,7 +14,7 @@ from usb_proxy.errors import sentence
 if TYPE_CHECKING:
     from usb_proxy.dom0.qubesd import Qube
     from usb_proxy.dom0.untrusted import Description
-    from usb_proxy.idents import BusId
+    from usb_proxy.idents import BusId, DomainName
 
 DEVICE_CLASS = "usb"
 """This class's name without `Device`, in lower case (device_list_change, qubes/ext/utils.py)."""
@@ -34,16 +34,28 @@ def _interface(code: str) -> DeviceInterface:
 class USBDevice(DeviceInfo):
     """What is in a port; read when first asked for, and then kept, but for the attachment."""
 
-    def __init__(self, port: Port, usb_ids: UsbIds | None = None) -> None:
+    def __init__(
+        self,
+        port: Port,
+        usb_ids: UsbIds | None = None,
+        holders: dict[DomainName, Qube | None] | None = None,
+    ) -> None:
+        """What the devices of one list find out of the qubes that have them is in `holders`."""
         if port.devclass != DEVICE_CLASS:
             raise QubesValueError(sentence("UP-917", devclass=port.devclass))
         super().__init__(port)
         self._usb_ids = usb_ids or UsbIds()
+        self._holders = holders
 
     @classmethod
-    def at(cls, backend: Qube, port: BusId | str) -> USBDevice:
+    def at(
+        cls,
+        backend: Qube,
+        port: BusId | str,
+        holders: dict[DomainName, Qube | None] | None = None,
+    ) -> USBDevice:
         """The device in a port of a qube."""
-        return cls(Port(backend, port, DEVICE_CLASS))
+        return cls(Port(backend, port, DEVICE_CLASS), holders=holders)
 
     @property
     def vendor(self) -> str:
@@ -102,6 +114,12 @@ class USBDevice(DeviceInfo):
         name = self._bus_id and records.frontend(self.backend_domain, self._bus_id)
         if not name or name == self.backend_domain.name:
             return None
+        holders = {} if self._holders is None else self._holders
+        if name not in holders:
+            holders[name] = self._holder(name)
+        return holders[name]
+
+    def _holder(self, name: DomainName) -> Qube | None:
         try:
             vm: Qube = self.backend_domain.app.domains[name]
         except KeyError:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from usb_proxy.dom0 import kinds, records, untrusted
+from usb_proxy.dom0 import kinds, questions, records, restart, untrusted
 from usb_proxy.dom0.assignments import AutoAttach, assigned, assignments
 from usb_proxy.dom0.attachments import Attachments
 from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
@@ -25,7 +25,6 @@ from usb_proxy.dom0.qubesd import (
     QubesException,
     UnrecognizedDevice,
     VirtualDevice,
-    confirm_device_attachment,
     handler,
     is_preload,
     local_qubes,
@@ -36,6 +35,7 @@ from usb_proxy.errors import sentence
 
 if TYPE_CHECKING:
     from usb_proxy.dom0.qubesd import Assignment, Qube
+    from usb_proxy.idents import DomainName
 
 START_SECONDS = 10.0
 """A starting qube waits this long for the first try to attach what is assigned to it."""
@@ -60,10 +60,12 @@ class USBProxyExtension(Extension):
         self.pace = Pace()
         self.wishes = Wishes()
         self._resuming: set[asyncio.Task[None]] = set()
+        self._modes: dict[tuple[str, VirtualDevice], Any] = {}
+        """How a device was assigned whose mode is being changed."""
         self.looks = Looks(self.pace, self.wishes, self._appeared, self._overdue)
         self.assignments = AutoAttach(
             self._attach_assigned,
-            confirm_device_attachment,
+            questions.ask,
             self.pace,
             self.wishes,
             self.looks.off,
@@ -84,8 +86,9 @@ class USBProxyExtension(Extension):
     @handler("device-list:usb")
     def on_device_list(self, vm: Qube, _event: str, **_kwargs: object) -> Iterator[USBDevice]:
         """The devices that a qube exposes."""
+        holders: dict[DomainName, Qube | None] = {}
         for port in records.ports(vm):
-            yield USBDevice.at(vm, port)
+            yield USBDevice.at(vm, port, holders)
 
     @handler("device-get:usb")
     def on_device_get(
@@ -147,8 +150,9 @@ class USBProxyExtension(Extension):
     ) -> None:
         """Refuse what could never be attached: it is in memory already (qubes/devices.py)."""
         devices = vm.devices["usb"]
-        # An equal one that is not the very same is older, and only its mode is to change.
-        new = [one for one in devices.get_assigned_devices() if one.virtual_device is device]
+        equal = [one for one in devices.get_assigned_devices() if one.virtual_device == device]
+        # One that is not the very same is older, and only its mode is to change.
+        new = [one for one in equal if one.virtual_device is device]
         try:
             require_possible(vm, device.port, options, device.device_id)
             if any(one.mode.value == "required" for one in new):
@@ -157,6 +161,19 @@ class USBProxyExtension(Extension):
             for assignment in new:
                 await devices.unassign(assignment)
             raise
+        if equal and not new:
+            self._modes[vm.name, device] = equal[0].mode
+
+    @handler("device-assignment-changed:usb")
+    async def on_device_assignment_changed(
+        self, vm: Qube, _event: str, device: VirtualDevice, **_kwargs: object
+    ) -> None:
+        """The mode of an assignment was changed: one that cannot be is changed back."""
+        mode, devices = self._modes.pop((vm.name, device), None), vm.devices["usb"]
+        equal = [one for one in devices.get_assigned_devices() if one.virtual_device == device]
+        if mode and mode.value != "required" and [o for o in equal if o.mode.value == "required"]:
+            await devices.update_assignment(device, mode)
+            raise QubesException(sentence("UP-946"))
 
     @handler("domain-start")
     async def on_domain_start(self, vm: Qube, _event: str, **_kwargs: object) -> None:
@@ -230,6 +247,7 @@ class USBProxyExtension(Extension):
         vm.watch_qdb_path(untrusted.ROOT)
         if event == "domain-load":
             self.looks.load(vm)
+            restart.tell(vm, self.looks.known[vm.name], self.wishes)
             if vm.klass == "AdminVM" and not vm.app.vmm.offline_mode:
                 try:
                     self.rules.clear()

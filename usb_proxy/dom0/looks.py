@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from usb_proxy.dom0 import ledger, records, untrusted
 from usb_proxy.dom0.assignments import assigned
+from usb_proxy.dom0.claims import Claims
 from usb_proxy.dom0.device import DEVICE_CLASS, USBDevice
 from usb_proxy.dom0.notices import Notices, Task, fire, qube
-from usb_proxy.dom0.qubesd import Port, local_qubes
+from usb_proxy.dom0.qubesd import Port
 from usb_proxy.dom0.suspending import SUSPENDING, Suspending
 from usb_proxy.errors import sentence
 
@@ -31,9 +32,6 @@ AT_ONCE_SECONDS = 0.005
 QUIET_SECONDS = (0.01, 0.1)
 """Between one look and the next: the first time, so that a device that is pulled and plugged in is
 seen to be, and after that, so that a backend that writes all the time is not followed."""
-
-CLAIMS_SECONDS = 0.1
-"""A list of who has what is good for so long, or until something changes."""
 
 _OFF = ("Paused", "Suspended")
 
@@ -59,9 +57,10 @@ class Looks:
         self._pace = pace
         self._wishes = wishes
         self._notices = Notices(pace, appeared)
+        self._claims = Claims()
+        self.attached = self._claims.attached
         self._changed: set[str] = set()
         self._followed: dict[str, asyncio.Task[None]] = {}
-        self._claims: tuple[float, dict[str, list[USBDevice]]] | None = None
         self._reasons: set[str] = set()
         """The backends that say why an attachment ended."""
         records.reset()
@@ -92,29 +91,15 @@ class Looks:
     def forget(self, vm: Qube) -> None:
         """A qube exists no more."""
         self.known.pop(vm.name, None)
+        self._claims.changed(vm.name)
         self._reasons.discard(vm.name)
         self._wishes.forget(vm.name)
         self._pace.forget(vm.name)
         records.forget(vm.name)
 
-    def attached(self, vm: Qube) -> list[USBDevice]:
-        """The devices that a qube has: as QubesDB says now, but read once for the whole machine.
-
-        A client that lists devices asks for each qube, one after the other.
-        """
-        now = _time()
-        if self._claims is None or now is None or now > self._claims[0] + CLAIMS_SECONDS:
-            claims: dict[str, list[USBDevice]] = {}
-            for backend in local_qubes(vm.app):
-                for port in records.listed(backend):
-                    if name := records.frontend(backend, port):
-                        claims.setdefault(name, []).append(USBDevice.at(backend, port))
-            self._claims = now or 0.0, claims
-        return [one for one in self._claims[1].get(vm.name, ()) if one.attachment == vm]
-
     def changed(self, backend: Qube) -> None:
         """QubesDB of a backend changed."""
-        self._claims = None
+        self._claims.changed(backend.name)
         self._changed.add(backend.name)
         if backend.name not in self._followed:
             look = self._look(backend)
@@ -195,7 +180,7 @@ class Looks:
     def _tell(
         self, backend: Qube, change: ledger.Change, new: ledger.Seen | None, *, free: bool
     ) -> Task:
-        self._claims = None
+        self._claims.changed(backend.name)
         known = self.known.setdefault(backend.name, {})
         known.pop(change.port, None)
         if new is not None:
@@ -288,10 +273,3 @@ class Looks:
             self._wishes.forget(vm.name)
             records.forget(vm.name)
         await asyncio.gather(*tasks)
-
-
-def _time() -> float | None:
-    try:
-        return asyncio.get_running_loop().time()
-    except RuntimeError:
-        return None

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from qubes import exc
-from qubes.device_protocol import DeviceAssignment, Port, UnknownDevice
+from qubes.device_protocol import (
+    AssignmentMode,
+    DeviceAssignment,
+    Port,
+    UnknownDevice,
+    VirtualDevice,
+)
 
 
 class DeviceCollection:
@@ -63,6 +69,19 @@ class DeviceCollection:
         self.assigned.append(assignment)
         device = assignment.virtual_device
         await self._do("assign", device=device, options=assignment.options)
+
+    async def update_assignment(self, device: VirtualDevice, mode: AssignmentMode) -> None:
+        (old,) = [one for one in self.assigned if one.virtual_device == device]
+        if old.mode == mode:
+            return
+        event = f"device-pre-assign:{self.devclass}"
+        details = {"device": device, "options": old.options}
+        await self.vm.fire_event_async(event, pre_event=True, **details)
+        self.assigned.remove(old)
+        new = DeviceAssignment(old.virtual_device, self.vm, old.options, mode.value)
+        self.assigned.append(new)
+        event = f"device-assignment-changed:{self.devclass}"
+        await self.vm.fire_event_async(event, device=device)
 
     async def unassign(self, assignment: DeviceAssignment) -> None:
         if assignment not in self.assigned:
