@@ -131,6 +131,15 @@ for folder in $$(printf '%s\n' $$made | LC_ALL=C sort -ru); do \
 done
 endef
 
+# Without our udev rule, only the kernel gives drivers to what is plugged in beside a judged device.
+define open
+@for gate in /run/qubes-usb-proxy/gate-usb*; do \
+	switch=/sys/bus/usb/devices/$${gate##*/gate-}/interface_authorized_default; \
+	[ ! -e "$$gate" ] || [ ! -e "$$switch" ] || echo 1 > "$$switch"; \
+	rm -f "$$gate"; \
+done
+endef
+
 install-vm: ## install the program of a qube, below DESTDIR if that is set
 	$(call install,$(VM),$(PRIVATE))
 	rm -rf $(D)/usr/lib/qubes-usb-proxy
@@ -144,6 +153,7 @@ install-dom0: ## install the extension of dom0, below DESTDIR if that is set
 
 uninstall-vm: ## remove what install-vm installed
 	$(call uninstall,$(VM),$(PRIVATE),$(SITE),$(PRIVATE) $(DOC))
+	$(if $(DESTDIR),,$(open))
 
 uninstall-dom0: ## remove what install-dom0 installed
 	$(call uninstall,$(DOM0),$(SITE),$(PRIVATE),$(SITE)/qubes_usb_proxy_dom0-*.egg-info)

@@ -8,8 +8,8 @@ import pytest
 
 from usb_proxy.catalogue import ENTRIES
 
-from .machine import Root, copy_of
-from .test_install import PRIVATE, stub_deb
+from .machine import Root, copy_of, run
+from .test_install import PRIVATE, stub_deb, stub_rpm
 
 SUDOERS = "etc/sudoers.d/qubes-usb-proxy"
 PROGRAMS = {
@@ -18,6 +18,10 @@ PROGRAMS = {
     "qubes.USBDetach": "usb-detach",
 }
 ALLOWED = "/usr/bin/qubes-usb-proxy"
+
+
+GATE = "run/qubes-usb-proxy/gate-usb3"
+SWITCH = "sys/bus/usb/devices/usb3/interface_authorized_default"
 
 
 @pytest.fixture
@@ -71,3 +75,51 @@ def test_after_a_removal(root: Root) -> None:
         done = root.attempt(f"/etc/qubes-rpc/{service}", "2-1")
         assert (done.returncode, done.stdout) == (7, "")
         assert done.stderr == f"{program}: {ENTRIES['UP-780'][0]} [UP-780]\n"
+
+
+IN_ROOT = {
+    "deb": "dpkg -r qubes-usb-proxy",
+    "deb, to an older one": "dpkg -i --force-downgrade --force-confnew /srv/old.deb",
+    "make": "make -C /srv/qubes-usb-proxy-* uninstall-vm",
+}
+FROM_OUTSIDE = {
+    "rpm": "rpm --root {root} -e --nodeps qubes-usb-proxy",
+    "rpm, to an older one": "rpm --root {root} -U --nodeps --force --oldpackage {old}",
+    "arch": "pacman {options} -Rdd qubes-usb-proxy",
+}
+
+
+@pytest.mark.parametrize("how", [*IN_ROOT, *FROM_OUTSIDE])
+def test_no_bus_stays_closed(
+    root: Root, dist: Path, packages: dict[str, Path], tmp_path: Path, how: str
+) -> None:
+    """With a device attached: the rule that gives others on its bus their drivers goes."""
+    (tmp_path / "pacman").mkdir()
+    stub_rpm(tmp_path, "qubes-usb-proxy", tmp_path / "none", [])
+    options = f"--root {root.folder} --dbpath {tmp_path}/pacman --noconfirm"
+    names = {"root": str(root.folder), "options": options}
+    names["old"] = str(next((tmp_path / "RPMS/noarch").iterdir()))
+    install = f"pacman {options} -Udd {packages['arch']}"
+    if how.startswith("rpm"):
+        install = f"rpm --root {root.folder} -U --nodeps {packages['rpm']}"
+    if how in FROM_OUTSIDE:
+        run(*install.split())
+    elif how == "make":
+        (tarball,) = dist.glob("*.tar.gz")
+        run("tar", "-C", root.folder / "srv", "-xf", tarball)
+        root.run("sh", "-c", "make --silent -C /srv/qubes-usb-proxy-* install-vm")
+    else:
+        root.run("dpkg", "-i", "/srv/new.deb")
+    (root.folder / SWITCH).parent.mkdir(parents=True)
+    (root.folder / SWITCH).write_text("0\n")
+    if how in FROM_OUTSIDE:
+        (root.folder / GATE).parent.mkdir()
+        (root.folder / GATE).touch()
+        run(*FROM_OUTSIDE[how].format(**names).split())
+        assert not (root.folder / GATE).exists()
+    else:
+        folder = "/run/qubes-usb-proxy"
+        script = f"mkdir {folder}; touch /{GATE}; {IN_ROOT[how]} >&2; ls {folder}"
+        assert root.run("sh", "-c", script) == ""
+    assert (root.folder / SWITCH).read_text() == "1\n"
+    assert not (root.folder / PRIVATE).exists()
