@@ -10,6 +10,8 @@ import pytest
 
 from tests.lab.qubes import Qubes, guest_hash
 
+from .guard import running_usbguard
+
 SECTORS = 2048
 
 
@@ -222,6 +224,20 @@ def test_nodes_are_there_with_their_rights_when_success_is_told(qubes: Qubes) ->
         qubes.frontend.run(f"rm {rule}; udevadm control --reload")
 
 
+def mend_as_told(qubes: Qubes, stick: str, mark: bytes) -> None:
+    """An attach fails in work, with a command that makes the next one succeed."""
+    done = qubes.attach(stick)
+    assert done.code == 7
+    assert mark in done.stderr
+    assert qubes.await_clean() == []
+    assert qubes.driver(stick) == "usb"
+    command = done.stderr.decode().partition("run: ")[2].partition(" [")[0]
+    qubes.frontend.run(command.replace("sudo ", ""))
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "stick")
+    assert qubes.detach(stick).code == 0
+
+
 def test_a_device_that_the_frontend_does_not_authorize_is_no_success(
     qubes: Qubes, stick: str
 ) -> None:
@@ -229,15 +245,27 @@ def test_a_device_that_the_frontend_does_not_authorize_is_no_success(
     buses = "/sys/devices/platform/vhci_hcd.*/usb*/authorized_default"
     qubes.frontend.run(f"for bus in {buses}; do echo 0 > $bus; done")
     try:
-        done = qubes.attach(stick)
-        assert done.code == 7
-        assert b"[UP-751]" in done.stderr
-        assert qubes.await_clean() == []
-        assert qubes.driver(stick) == "usb"
-        command = done.stderr.decode().partition("run: ")[2].partition(" [")[0]
-        qubes.frontend.run(command.replace("sudo ", ""))
-        assert qubes.attach(stick).code == 0
-        disk(qubes, "stick")
-        assert qubes.detach(stick).code == 0
+        mend_as_told(qubes, stick, b"[UP-751]")
     finally:
         qubes.frontend.run(f"for bus in {buses}; do echo 1 > $bus; done")
+
+
+@pytest.mark.parametrize(("target", "mark"), [("block", b"[UP-750]"), ("reject", b"[UP-758]")])
+def test_a_usbguard_of_the_frontend_is_named(
+    qubes: Qubes, stick: str, target: str, mark: bytes
+) -> None:
+    qubes.frontend.run("modprobe vhci-hcd")
+    with running_usbguard(qubes.frontend, target):
+        mend_as_told(qubes, stick, mark)
+
+
+def test_a_virtual_hub_that_is_not_authorized(qubes: Qubes, stick: str) -> None:
+    """As a usbguard leaves one that was loaded after it: the device is not to blame."""
+    hubs = "/sys/devices/platform/vhci_hcd.*/usb*/authorized"
+    qubes.frontend.run(f"modprobe vhci-hcd; for hub in {hubs}; do echo 0 > $hub; done")
+    try:
+        doctor = qubes.frontend.run("qubes-usb-proxy doctor", check=False)
+        assert (doctor.code, "blocks its own virtual hubs" in doctor.text) == (7, True)
+        mend_as_told(qubes, stick, b"[UP-757]")
+    finally:
+        qubes.frontend.run(f"for hub in {hubs}; do echo 1 > $hub; done")

@@ -7,6 +7,7 @@ import pytest
 
 from tests.lab.qubes import Qubes, guest_hash
 
+from .guard import running_usbguard
 from .test_attach import disk
 
 RESETS = "dmesg | grep -c 'reset SuperSpeed USB device'"
@@ -241,29 +242,11 @@ def test_not_attached(qubes: Qubes, stick: str) -> None:
     assert f"USB device {stick} is not attached to any qube" in done.stderr.decode()
 
 
-USBGUARD = """RuleFile=/run/usbguard/rules
-ImplicitPolicyTarget=block
-PresentDevicePolicy=keep
-PresentControllerPolicy=keep
-InsertedDevicePolicy=apply-policy
-IPCAllowedUsers=root
-"""
-
-
 @pytest.fixture
 def usbguard(qubes: Qubes) -> Iterator[None]:
     """The real usbguard in sys-usb, which blocks whatever is plugged in from now on."""
-    run = qubes.backend.run
-    run(
-        "install -d -m 700 /run/usbguard /var/log/usbguard && install -m 600 /dev/null"
-        " /run/usbguard/rules && ln -s /opt/usbguard /usr/bin/usbguard"
-    )
-    qubes.backend.write("/run/usbguard/conf", USBGUARD, 0o600)
-    run("usbguard-daemon -f -c /run/usbguard/conf")
-    qubes.backend.wait_for("usbguard list-devices")
-    yield
-    run("pkill usbguard-daemon; rm -r /usr/bin/usbguard /run/usbguard")
-    run("for bus in /sys/bus/usb/devices/usb*; do echo 1 > $bus/authorized_default; done")
+    with running_usbguard(qubes.backend, "block"):
+        yield
 
 
 def is_blocked(qubes: Qubes, bus_id: str) -> bool:
@@ -371,6 +354,7 @@ IN_USE = {
         "umount /mnt",
     ),
     "swap": ("mkswap -q /dev/sda; swapon /dev/sda", "swapoff /dev/sda"),
+    "loop device": ("modprobe loop; losetup /dev/loop0 /dev/sda", "losetup -d /dev/loop0"),
 }
 
 
@@ -378,6 +362,7 @@ SEEN = {
     "mount": "sda is mounted at /mnt",
     "partition": "sda1 is mounted at /mnt",
     "swap": "sda is swap",
+    "loop device": "sda is part of loop0",
 }
 """What every user sees of that; nothing of another namespace."""
 

@@ -268,6 +268,7 @@ class FakeKernel(FakeMachine):
                 hub = folder / f"usb{10 + 2 * controller + which}"
                 hub.mkdir(parents=True)
                 (hub / "speed").write_text(f"{speed}\n")
+                (hub / "authorized").write_text("1\n")
                 first = controller * 2 * half + which * half
                 self.slots += [Slot(controller, name, i, first + i, hub) for i in range(half)]
             (folder / "power").mkdir()

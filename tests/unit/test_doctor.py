@@ -189,6 +189,8 @@ def test_modules(machine: FakeKernel) -> None:
     write("/etc/modprobe.d/x.conf", "# no\ninstall usbip_host /bin/false\n")(machine)
     write("/etc/modprobe.d/README", "install usbip-host /bin/true\n")(machine)
     assert look(machine)[1][0][2] == "sed -i '/^ *install *usbip_host /d' /etc/modprobe.d/x.conf"
+    write("/etc/modprobe.d/x.conf", "install usbip-core /bin/false\n")(machine)
+    assert look(machine)[1][0][2] == "sed -i '/^ *install *usbip-core /d' /etc/modprobe.d/x.conf"
 
 
 def test_what_is_full(machine: FakeKernel) -> None:
@@ -312,6 +314,41 @@ def test_a_virtual_bus_that_authorizes_nothing(machine: FakeKernel) -> None:
     (machine.usb / "devices/usb10").symlink_to(bus)
     ((check, said, _),) = look(machine)[1]
     assert check == "authorization" and "attach" not in said
+
+
+def test_virtual_hubs_that_are_not_authorized(machine: FakeKernel) -> None:
+    bus = machine.tree / "sys/devices/platform/vhci_hcd.0/usb10"
+    (bus / "authorized").write_text("0\n")
+    (machine.usb / "devices/usb10").symlink_to(bus)
+    assert look(machine) == (
+        ExitCode.SYSTEM,
+        [
+            (
+                "authorization",
+                "this qube blocks its own virtual hubs, so no device arrives",
+                "echo 1 | tee /sys/bus/usb/devices/usb10/authorized",
+            )
+        ],
+    )
+
+
+@pytest.mark.parametrize("default", ["0", "1", "-1", "2"])
+def test_virtual_buses_that_will_authorize_nothing(machine: FakeKernel, default: str) -> None:
+    """Before the first attach, when there are none."""
+    write("/sys/module/usbcore/parameters/authorized_default", f"{default}\n")(machine)
+    code, found = look(machine)
+    command = "echo 1 | tee /sys/devices/platform/vhci_hcd.*/usb*/authorized_default"
+    assert (code == ExitCode.OK) is (default in ("1", "-1"))
+    assert [each[2] for each in found] == [f"modprobe vhci-hcd && {command}"] * bool(code)
+
+
+def test_a_kernel_that_loads_no_more_modules(machine: FakeKernel) -> None:
+    write("/proc/sys/kernel/modules_disabled", "1\n")(machine)
+    assert look(machine) == (0, [])
+    shutil.rmtree(machine.usb / "drivers/usbip-host")
+    ((_, said, command),) = look(machine)[1]
+    assert "loads no more modules, and usbip-host is not loaded" in said
+    assert command == "echo usbip-host > /etc/modules-load.d/qubes-usb-proxy.conf"
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "x.conf"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -52,6 +53,8 @@ class Script:
 
     def pending(self) -> list[str]:
         event = self.events.pop(0)[1]
+        if event == f"remove@{PATH}":
+            shutil.rmtree(self._kernel.tree / f"sys{PATH}")
         if event.startswith("authorize"):
             home = self._kernel.tree / f"sys{PATH}"
             (home / "authorized").write_text("1\n")
@@ -80,10 +83,13 @@ def wait(
     script: Script,
     *events: tuple[float, str],
     judge: Judgement = lambda *_: None,
+    product: str = "",
 ) -> float:
     """Wait for the device while these come: when it was usable."""
     script.events = list(events)
-    Enumeration(kernel, cast("Uevents", script), PATH, Link(kernel), None).await_usable(92, judge)
+    heard = cast("Uevents", script)
+    setting_up = Enumeration(kernel, heard, PATH, Link(kernel), None)
+    setting_up.await_usable(92, judge, product)
     return script.time
 
 
@@ -192,12 +198,60 @@ def test_a_device_without_a_configuration_is_no_success(
     assert script.time == pytest.approx(0.4 + enumeration.SETTLE_SECONDS)
 
 
+@pytest.mark.parametrize("events", [(), ((0.4, BIND),)], ids=["before it is bound", "bound"])
+@pytest.mark.parametrize(
+    ("usbguard", "said"),
+    [
+        (True, r"rejects .* run: sudo usbguard append-rule 'allow id 46f4:0001' \[UP-758\]"),
+        (False, r"a program .* removed USB device 46f4:0001 .* \[UP-759\]"),
+    ],
+)
+def test_a_device_that_is_removed_at_once_is_told_so(
+    kernel: FakeKernel,
+    peer: socket.socket,
+    script: Script,
+    *,
+    events: tuple[tuple[float, str], ...],
+    usbguard: bool,
+    said: str,
+) -> None:
+    if usbguard:
+        kernel.command("usbguard")
+    (kernel.tree / f"sys{PATH}/bConfigurationValue").write_text("")
+    with pytest.raises(SystemLackError, match=said):
+        wait(kernel, script, (0.3, OWN), *events, (0.5, f"remove@{PATH}"), product="46f4:0001")
+    assert script.time == pytest.approx(0.5 + enumeration.SETTLE_SECONDS)
+
+
+def test_a_device_that_is_set_up_anew_is_waited_for(
+    kernel: FakeKernel, peer: socket.socket, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changed when its driver reset it: the kernel removes it, and adds it again."""
+    monkeypatch.setattr(shutil, "rmtree", lambda _: None)
+    assert wait(kernel, script, (0.3, OWN), (0.4, f"remove@{PATH}"), (9.0, BIND)) == 9.0
+
+
 def test_a_device_that_usbguard_allows_a_little_later_is_one(
     kernel: FakeKernel, peer: socket.socket, script: Script, home: Path
 ) -> None:
     (home / "authorized").write_text("0\n")
     (home / "bConfigurationValue").write_text("")
     assert wait(kernel, script, (0.4, BIND), (0.7, "authorize")) == 0.7
+
+
+@pytest.mark.parametrize("had", [True, False])
+def test_a_program_that_chooses_another_configuration_has_time_for_it(
+    kernel: FakeKernel, peer: socket.socket, script: Script, home: Path, had: bool
+) -> None:
+    """One that had none may still get one soon, but nobody is known to be at work."""
+    (home / "bConfigurationValue").write_text("")
+    events = [(0.3, OWN if had else f"add@{PATH}"), (0.4, BIND), (6.0, "authorize")]
+    if had:
+        assert wait(kernel, script, *events) == 6.0
+    else:
+        with pytest.raises(SystemLackError, match="UP-752"):
+            wait(kernel, script, *events)
+        assert script.time == pytest.approx(0.4 + enumeration.SETTLE_SECONDS)
 
 
 @pytest.mark.parametrize(("each", "drivers"), [(5.0, 12), (0.1, 32)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from usb_proxy import journal, repair
+from usb_proxy import journal, qrexec, repair
 from usb_proxy.backend import exports
 from usb_proxy.commands import usb_export
 from usb_proxy.errors import ExitCode, PeerError, SystemLackError
@@ -56,6 +56,7 @@ def entries(kernel: FakeKernel) -> Iterator[Entries]:
         ("peer", "detached there"),
         ("unplugged", "unplugged"),
         ("being unplugged", "unplugged"),
+        ("a request failed as it was pulled", "unplugged"),
         ("SIGTERM", "detached here"),
         ("SIGHUP", "stopped by a signal"),
     ],
@@ -72,6 +73,14 @@ def test_an_export(
 ) -> None:
     monkeypatch.setattr(usb_export, "EARLY_SECONDS", 0.0)
     kernel.plug("1-1.4")
+    end = qrexec.Link.end
+
+    def end_and_go(link: qrexec.Link, deadline: float) -> None:
+        end(link, deadline)
+        if ends.startswith("a request"):
+            kernel.unplug("1-1.4")
+
+    monkeypatch.setattr(qrexec.Link, "end", end_and_go)
     with program(kernel, "usb-export", "0x12ab.0x00cd") as exporter:
         wait_for(lambda: len(kernel.published("1-1_4")) == 3, "the publication")
         told: list[dict[str, str]] = []
@@ -94,7 +103,7 @@ def test_an_export(
             }
         ]
         assert notice(kernel, "export-1-1.4")[0] == "work"
-        if ends == "peer":
+        if ends in ("peer", "a request failed as it was pulled"):
             peer.shutdown(socket.SHUT_RDWR)
         elif ends == "unplugged":
             kernel.unplug("1-1.4")

@@ -92,7 +92,7 @@ def end_export(kernel: FakeKernel, bus_id: str) -> None:
 def test_an_export_ends_with_or_without_its_device(
     kernel: FakeKernel, is_plugged: bool, keeps: bool
 ) -> None:
-    kernel.haste = 50
+    kernel.haste = 20
     export(kernel, "2-1")
     if keeps:
         (kernel.tree / "run/qubes-service/usb-proxy-keep-unbound").touch()

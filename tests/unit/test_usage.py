@@ -196,6 +196,25 @@ def test_a_disk_that_another_qube_has_is_in_use(kernel: FakeKernel) -> None:
     assert raised.value.aside == "sda1 is attached to another qube by qvm-block"
 
 
+@pytest.mark.usefixtures("opened")
+@pytest.mark.parametrize("path", ["/dev/sda1", "/dev/sda", "/srv/sda1", "/dev/sdb"])
+def test_a_disk_that_a_loop_device_is_made_of_is_in_use(kernel: FakeKernel, path: str) -> None:
+    """Its driver claims nothing either."""
+    add_disk(kernel, kernel.plug("2-1"), "sda", ("sda1",))
+    file = kernel.tree / "sys/class/block/loop3/loop/backing_file"
+    file.parent.mkdir(parents=True)
+    (file.parents[2] / "loop4").mkdir()
+    with UsbDevice(kernel, BusId("2-1")) as device:
+        usage.Claim(kernel, device).release()
+        file.write_text(f"{path}\n")
+        if path.startswith("/dev/sda"):
+            with pytest.raises(InUseError, match="UP-410") as raised:
+                usage.Claim(kernel, device)
+            assert raised.value.aside == f"{path.removeprefix('/dev/')} is part of loop3"
+        else:
+            usage.Claim(kernel, device).release()
+
+
 @pytest.mark.usefixtures("agent")
 def test_what_is_lent_is_not_reset(kernel: FakeKernel, peer: socket.socket) -> None:
     kernel.plug("1-1.4", devnum="5")

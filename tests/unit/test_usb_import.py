@@ -331,7 +331,7 @@ def test_one_that_is_removed_here_is_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As `safely remove` does it, which leaves the connection alone: the port is of no use then."""
-    kernel.haste = 100
+    kernel.haste = 20
 
     def removed(*_: object) -> None:
         (slot,) = (slot for slot in kernel.slots if slot.state != PortState.FREE)

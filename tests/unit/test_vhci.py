@@ -125,7 +125,12 @@ def test_no_more_is_looked_at_than_one_controller(
     monkeypatch.setattr(kernel, "listing", lambda path: listing(look(path)))
     plug(kernel, events)
     folder = "/sys/devices/platform/vhci_hcd.0"
-    assert looks == [f"{folder}/status", folder, f"{folder}/usb10/speed"]
+    assert looks == [
+        f"{folder}/status",
+        folder,
+        f"{folder}/usb10/speed",
+        f"{folder}/usb10/authorized",
+    ]
 
 
 def test_a_port_that_becomes_ready_is_waited_for(
@@ -153,6 +158,20 @@ def test_no_port_that_is_ready_is_no_port(
         kernel.slots[number].folder.mkdir()
     with pytest.raises(InUseError):
         plug(kernel, events)
+
+
+def test_a_hub_that_is_not_authorized_is_not_used(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    """Nothing would arrive there."""
+    for number in (10, 12):
+        hub = kernel.tree / f"sys/devices/platform/vhci_hcd.{number // 2 - 5}/usb{number}"
+        (hub / "authorized").write_text("0\n")
+        if number == 10:
+            assert plug(kernel, events)[0] == 6
+    with pytest.raises(SystemLackError, match=r"virtual hub usb1[02], .*devices/usb1[02]/auth"):
+        plug(kernel, events)
+    assert plug(kernel, events, UsbSpeed.SUPER)[0] == 3
 
 
 def test_a_port_that_another_takes_first_is_passed_over(

@@ -49,9 +49,10 @@ class Claim:
             if error.errno != errno.EBUSY:
                 raise device.failure("look at", error) from error
             raise _refusal(host, device, disks) from error
-        # Xen's driver claims nothing (drivers/block/xen-blkback/xenbus.c, xen_vbd_create).
-        lent = _lent(host)
-        if lent and any(_number(host, name) in lent for name in disks):
+        # These claim nothing: Xen's driver (drivers/block/xen-blkback/xenbus.c, xen_vbd_create),
+        # and a loop device, to which a disk is a file (drivers/block/loop.c, loop_configure).
+        lent, loops = _lent(host), _loops(host)
+        if loops.keys() & disks or (lent and any(_number(host, name) in lent for name in disks)):
             self.release()
             raise _refusal(host, device, disks)
 
@@ -111,7 +112,7 @@ def _users(host: Host, names: list[str]) -> list[str]:
         return found
     mounts = [line.split() for line in _lines(host, "/proc/self/mountinfo")]
     swaps = [line.split()[0].rpartition("/")[2] for line in _lines(host, "/proc/swaps")[1:]]
-    lent = _lent(host)
+    lent, loops = _lent(host), _loops(host)
     for name in names:
         number = _number(host, name)
         for mount in mounts:
@@ -121,7 +122,7 @@ def _users(host: Host, names: list[str]) -> list[str]:
         found += [f"{name} is attached to another qube by qvm-block"] * (number in lent)
         found += [f"{name} is swap"] * (name in swaps)
         holders = host.listing(f"{BLOCK}/{name}/holders")
-        found += [f"{name} is part of {holder}" for holder in holders]
+        found += [f"{name} is part of {holder}" for holder in [*holders, *loops.get(name, ())]]
     return [printable(each.encode("ascii", "replace")) for each in found]
 
 
@@ -139,6 +140,16 @@ def _lent(host: Host) -> set[str]:
                 found.add(":".join(str(int(part, 16)) for part in line.split(":")))
             except ValueError:
                 pass  # Not yet.
+    return found
+
+
+def _loops(host: Host) -> dict[str, list[str]]:
+    """The loop devices of each disk that some are made of."""
+    found: dict[str, list[str]] = {}
+    for name in [name for name in host.listing(BLOCK) if name.startswith("loop")]:
+        path = "".join(_lines(host, f"{BLOCK}/{name}/loop/backing_file")[:1])
+        if path.startswith("/dev/"):
+            found.setdefault(path.rpartition("/")[2], []).append(name)
     return found
 
 

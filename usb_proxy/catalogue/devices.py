@@ -129,6 +129,7 @@ ENTRIES = {
             "The disk is used as swap there.",
             "The disk is part of an array there.",
             "Another qube has the disk by `qvm-block`.",
+            "A loop device there is made of the disk.",
         ),
         "`sudo journalctl -t qubes-usb-proxy` in the qube with the controllers says what uses the "
         "disk. Unmount it there, because an attach could damage its data. The qube service "

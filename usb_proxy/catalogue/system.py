@@ -27,10 +27,14 @@ ENTRIES = {
     "UP-704": (
         "the kernel module {module} cannot be loaded ({said}); "
         "use a kernel with USB/IP, or install the package with its extra modules",
-        ("The kernel of this qube has no USB/IP.",),
-        "Use a kernel that Qubes provides, which has it: `qvm-prefs --default QUBE kernel` in "
-        "dom0. A distribution's own kernel may have it in another package, such as "
-        "`linux-modules-extra`.",
+        (
+            "The kernel of this qube has no USB/IP.",
+            "A file in `/etc/modprobe.d` keeps the module from being loaded.",
+            "This qube was told to load no more modules.",
+        ),
+        "`sudo qubes-usb-proxy doctor` in that qube says which, and names a command. Use a kernel "
+        "that Qubes provides, which has it: `qvm-prefs --default QUBE kernel` in dom0. A "
+        "distribution's own kernel may have it in another package, such as `linux-modules-extra`.",
     ),
     "UP-705": (
         "the kernel module vhci-hcd is not loaded; run: modprobe vhci-hcd",
@@ -211,6 +215,31 @@ ENTRIES = {
         ("The kernel of this qube does not let interfaces be authorized.",),
         "Use a kernel that Qubes provides: `qvm-prefs --default QUBE kernel` in dom0. Or allow "
         "every interface: `qvm-service --enable QUBE usb-proxy-any-interface`.",
+    ),
+    "UP-757": (
+        "this qube does not authorize its own virtual hub {hub}, so no device arrives; "
+        "run: echo 1 | sudo tee /sys/bus/usb/devices/{hub}/authorized",
+        ("The usbguard of the qube that gets the device blocks hubs.", "Somebody blocked the hub."),
+        "Run the command in that qube, and attach again. To allow its hubs for good where usbguard "
+        "runs: `sudo usbguard append-rule 'allow with-interface 09:00:00'`.",
+    ),
+    "UP-758": (
+        "usbguard of this qube rejects USB device {product}; "
+        "run: sudo usbguard append-rule 'allow id {product}'",
+        (
+            "A rule of usbguard removes the device as soon as it is there.",
+            "That usbguard removes every device that no rule allows.",
+        ),
+        "Run `sudo usbguard append-rule 'allow id PRODUCT'` in the qube that gets the device, and "
+        "attach again. `lsusb` in the qube with the controllers shows vendor and product. "
+        "`sudo usbguard list-rules` shows the rule that rejects it.",
+    ),
+    "UP-759": (
+        "a program of this qube has removed USB device {product} as soon as it was there; "
+        "see: sudo journalctl -e",
+        ("A program in the qube that gets the device decides which devices it may have.",),
+        "`sudo journalctl -e` in that qube may name the program. Let it allow the device, and "
+        "attach again.",
     ),
     "UP-760": (
         "cannot use {path}: {reason}; try again, and run: sudo qubes-usb-proxy doctor",

@@ -133,7 +133,8 @@ class _Loan:
             self.lock.note("")
             if has_left and is_back:
                 raise NoDeviceError("UP-309", device=self.bus_id)
-        why = journal.DETACHED_THERE if was_there else journal.UNPLUGGED
+        is_unplugged = not was_there or (self.has_gone and not is_back)
+        why = journal.UNPLUGGED if is_unplugged else journal.DETACHED_THERE
         self.entry.detached(endings.why_stopped(host) or why)
 
     def _require_permission(self, properties: dict[str, str] | None) -> None:
@@ -265,6 +266,8 @@ class _Loan:
             finally:
                 if self.link.is_handed_over:
                     self.link.end(host.now() + RESET_SECONDS)
+                # A request may fail, and so end the connection, before a pull is seen.
+                self.has_gone |= not device.is_plugged()
                 exports.give_back(host, device, self.blocked)
                 if port is not None:
                     port.release()

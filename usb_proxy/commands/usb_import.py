@@ -123,7 +123,7 @@ def _import(
             lock.tell(str(place[0].number))
             records.write(host, attachment, place[0].number)
             setting_up = Enumeration(host, events, place[1], link, report.fd)
-            setting_up.await_usable(report.limit, judge.judge)
+            setting_up.await_usable(report.limit, judge.judge, judge.product)
             note(place[0], endings.ATTACHED)
             link.require()  # It may have been pulled while nothing was waited for any more.
             report.send(judge.verdict())

@@ -11,7 +11,8 @@ import re
 
 _NAME = r"[\w.+-]+"
 _LOCKS = "/run/qubes-usb-proxy"
-_BUS = r"/sys/bus/usb/devices/usb\d+/authorized_default"
+_BUS = r"/sys/bus/usb/devices/usb\d+/authorized(_default)?"
+_VIRTUAL = r"/sys/devices/platform/vhci_hcd\.\*/usb\*/authorized_default"
 _KEY = r"/qubes-usb-devices/[\w-]+"
 _FOLDER = "install -d -o root -g qubes -m 2770 /run/qubes"
 _PACKAGE = r"qubes(db)?(-[a-z]+)+"
@@ -30,9 +31,11 @@ KNOWN = (
     r"""printf "force-user='root'\\n" > /etc/qubes/rpc-config/qubes\.USB""",
     r"rm /etc/udev/rules\.d/80-qubes-usb-reset\.rules && udevadm control --reload",
     r"ln -sfn /usr/lib/qubes/usb-detach-all /etc/qubes/suspend-pre\.d/usb-detach-all\.sh",
-    rf"sed -i '/\^ \*install \*(usbip|vhci)[_-](host|hcd) /d' /(\w+/)+modprobe\.d/{_NAME}",
+    rf"sed -i '/\^ \*install \*(usbip|vhci)[_-](host|hcd|core) /d' /(\w+/)+modprobe\.d/{_NAME}",
     rf"depmod {_NAME}",
     rf"echo 1 \| tee {_BUS}( {_BUS})*",
+    rf"modprobe vhci-hcd && echo 1 \| tee {_VIRTUAL}",
+    r"echo (usbip-host|vhci-hcd) > /etc/modules-load\.d/qubes-usb-proxy\.conf",
     r"echo \d+ > /sys/devices/platform/vhci_hcd\.0/detach",
     r"modprobe -r usbip-host",
     r"systemctl restart (qubes-db|usbguard)",

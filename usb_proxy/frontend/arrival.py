@@ -34,7 +34,7 @@ class Judge:
     """Judges one device, wherever it is plugged in; without `announced` everything is right.
 
     `entry` is that of its attachment in the journal, which is warned of what was not announced.
-    `is_needed` tells whether it judges.
+    `is_needed` tells whether it judges, `product` what was announced, if anything was.
     """
 
     def __init__(self, host: Host, announced: Announcement | None, entry: journal.Entry) -> None:
@@ -42,6 +42,7 @@ class Judge:
         self._announced = announced
         self._entry = entry
         self._warning: PeerError | None = None
+        self.product = announced.product if announced else ""
         self._claimed = ""
         self._told: set[str] = set()
         self.is_needed = announced is not None and not host.exists(ANY_INTERFACE)

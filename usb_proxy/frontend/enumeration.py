@@ -32,12 +32,15 @@ WORK_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
 """For udev, and for usbguard's word, once the kernel is done. udev may be waiting for us."""
 
+SWITCH_SECONDS = 10.0
+"""For a program that has taken away a configuration, to choose another: usbmuxd's rule of udev does
+so, and starts the program that chooses."""
+
 UDEV_RUNS = "/run/udev/control"
 
 
 class Enumeration:
     """A device that was just plugged in at DEVPATH `path`; `events` listen since before that.
-
     PeerError from each wait when the connection `link` ends, or `asker` loses its reader: the
     write end of a pipe.
     """
@@ -46,25 +49,33 @@ class Enumeration:
         self, host: Host, events: Uevents, path: str, link: Link, asker: int | None
     ) -> None:
         self._host, self._events, self._path = host, events, path
+        self._product = ""
         self._link, self._asker = link.fileno(), asker
         self._announced: set[str] = set()
+        self._had_interfaces = False
         self._waits = {events.fileno(): POLLIN, self._link: POLLRDHUP}
         if asker is not None:
             self._waits[asker] = 0
 
-    def await_usable(self, limit: float, judge: Judgement) -> None:
+    def await_usable(self, limit: float, judge: Judgement, product: str = "") -> None:
         """Return when the kernel has configured the device, and udev announced its interfaces.
 
+        `product` is what it is said to be, if that is known: `VVVV:PPPP`.
         Those that have a driver once `judge` has been called, with the device's DEVPATH and what
         ends its work; where udev says nothing, the kernel's word is enough.
-        PeerError when it is not bound by `limit`, SystemLackError when it got no configuration.
+        PeerError when it is not bound by `limit`, SystemLackError when it got no configuration, or
+        was removed.
         """
+        self._product = product or "VENDOR:PRODUCT"
         start = self._host.now()
         self._await_bind(limit)
-        if not self._await(self._is_configured):
-            raise self._failure()
+        if not self._is_configured():
+            is_switched = self._had_interfaces and self._read("authorized") != "0"
+            seconds = SWITCH_SECONDS if is_switched else SETTLE_SECONDS
+            if not self._await(self._is_configured, seconds):
+                raise self._failure()
         judge(self._path, lambda: self._is_over(start, min(start + WORK_SECONDS, limit)))
-        self._await(self._is_announced)
+        self._await(self._is_announced, SETTLE_SECONDS)
 
     def _is_over(self, start: float, deadline: float) -> bool:
         """Never, but with an exception: between two drivers' work."""
@@ -73,13 +84,23 @@ class Enumeration:
             raise PeerError("UP-621", seconds=deadline - start)
         return False
 
-    def _await(self, is_so: Callable[[], bool]) -> bool:
+    def _await(self, is_so: Callable[[], bool], seconds: float) -> bool:
         """Sleep until something is so, for a while: whether it is."""
-        deadline = self._host.now() + SETTLE_SECONDS
+        deadline = self._host.now() + seconds
         while not is_so():
-            if self._news(deadline) is None:
+            if (news := self._news(deadline)) is None:
                 return is_so()
+            deadline = self._unless_removed(news, deadline)
         return True
+
+    def _unless_removed(self, news: list[str], deadline: float) -> float:
+        """The same deadline, or an earlier one.
+
+        A device that changes when it is reset comes again soon, one that somebody removes does not.
+        """
+        if f"remove@{self._path}" in news and not self._is_there():
+            return min(deadline, self._host.now() + SETTLE_SECONDS)
+        return deadline
 
     def _await_bind(self, limit: float) -> None:
         """Return when the device has its driver, which comes after those of its interfaces.
@@ -99,12 +120,20 @@ class Enumeration:
             places = [event.partition("@")[2] + "/" for event in news]
             if any(place.startswith(f"{self._path}/") for place in places):
                 is_alive = True
+                self._had_interfaces |= self._is_any_interface(places)
                 deadline = min(now + QUIET_SECONDS, start + WORK_SECONDS, limit)
             elif not is_alive and any(place.startswith(hub) for place in places):
                 deadline = min(now + ENUMERATE_SECONDS, start + TURN_SECONDS, limit)
+            deadline = self._unless_removed(news, deadline)
+        if is_alive and not self._is_there():
+            raise self._failure()
         if is_alive:
             raise PeerError("UP-621", seconds=deadline - start)
         raise PeerError("UP-616", seconds=deadline - start)
+
+    def _is_any_interface(self, places: list[str]) -> bool:
+        prefix = f"{self._path}/{self._path.rpartition('/')[2]}:"
+        return any(place.startswith(prefix) for place in places)
 
     def _news(self, deadline: float) -> list[str] | None:
         """The kernel's next events, None after `deadline`; what udev announced is noted."""
@@ -142,6 +171,9 @@ class Enumeration:
         }
         return wanted <= self._announced
 
+    def _is_there(self) -> bool:
+        return self._host.exists(f"/sys{self._path}")
+
     def _read(self, name: str) -> str:
         try:
             return self._host.read(f"/sys{self._path}/{name}").strip()
@@ -150,9 +182,14 @@ class Enumeration:
 
     def _failure(self) -> SystemLackError:
         """Why the kernel has not configured the device, with the command that mends it."""
+        has_usbguard = self._host.find_command("usbguard") is not None
+        if not self._is_there():
+            if has_usbguard:
+                return SystemLackError("UP-758", product=self._product)
+            return SystemLackError("UP-759", product=self._product)
         product = vhci.product(self._host, self._path)
         if self._read("authorized") != "0":
             return SystemLackError("UP-752", product=product)
-        if self._host.find_command("usbguard") is not None:
+        if has_usbguard:
             return SystemLackError("UP-750", product=product)
         return SystemLackError("UP-751", product=product)

@@ -129,13 +129,21 @@ def _places(host: Host, half: str, removed: list[str]) -> Iterator[tuple[Port, s
     Free says that the connection is gone; the old device may still be on its way out, if it is not
     among the `removed`, and one that is plugged into its place meanwhile comes late or never. The
     kernel does one thing after the other at a hub: one where nothing leaves goes first.
+    SystemLackError where it uses none of the hubs with a free port.
     """
     held_up: list[tuple[Port, str]] = []
+    blocked = ""
+    is_any = False
     for number, found in _controllers(host):
         free = [port for port in found if port.half == half and port.state == PortState.FREE]
         if not free:
             continue
         stem = _stem(host, number, half)
+        hub = stem.rpartition("/")[0]
+        if host.read(f"/sys{hub}/authorized").strip() == "0":
+            blocked = hub.rpartition("/")[2]
+            continue
+        is_any = True
         places = [(port, f"{stem}{port.index + 1}") for port in free]
         leaving = {p for _, p in places if host.exists(f"/sys{p}") and f"remove@{p}" not in removed}
         ready = [place for place in places if place[1] not in leaving]
@@ -143,6 +151,8 @@ def _places(host: Host, half: str, removed: list[str]) -> Iterator[tuple[Port, s
             held_up += ready
         else:
             yield from ready
+    if blocked and not is_any:
+        raise SystemLackError("UP-757", hub=blocked)
     yield from held_up
 
 

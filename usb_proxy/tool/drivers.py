@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 SLOTS = 16
 """MAX_BUSID, drivers/usb/usbip/stub.h."""
 
+DEFAULT = "/sys/module/usbcore/parameters/authorized_default"
+"""What a bus that comes has as its `authorized_default`."""
+
+CLOSED = ("0", "2")
+"""Nothing is authorized, or what is built in alone, as firmware says (drivers/usb/core/hub.c)."""
+
 MODPROBE_FOLDERS = (
     *("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d"),
     *("/usr/lib/modprobe.d", "/lib/modprobe.d"),
@@ -43,6 +49,11 @@ def _module(host: Host, name: str, driver: str) -> Finding:
     """Whether a module is loaded, or can be when it is needed."""
     if host.exists(driver):
         return ok("module", f"the kernel module {name} is loaded")
+    if findings.text(host, "/proc/sys/kernel/modules_disabled").strip() == "1":
+        text = f"this qube's kernel loads no more modules, and {name} is not loaded"
+        repair = f"echo {name} > /etc/modules-load.d/{findings.PACKAGE}.conf"
+        return error("module", f"{text}; let its template load it at boot", repair)
+    wanted = [[each] for module in (name, "usbip-core") for each in _spellings(module)]
     seen: set[str] = set()
     for folder in MODPROBE_FOLDERS:
         for file in host.listing(folder):
@@ -50,7 +61,7 @@ def _module(host: Host, name: str, driver: str) -> Finding:
             seen.add(file)
             text = findings.text(host, f"{folder}/{file}") if is_read else ""
             for words in (line.split() for line in text.splitlines()):
-                if words[:1] == ["install"] and words[1:2] in ([name], [name.replace("-", "_")]):
+                if words[:1] == ["install"] and words[1:2] in wanted:
                     said = f"{folder}/{file} keeps the kernel module {name} from being loaded"
                     repair = f"sed -i '/^ *install *{words[1]} /d' {folder}/{file}"
                     return error("module", said, repair)
@@ -65,6 +76,10 @@ def _module(host: Host, name: str, driver: str) -> Finding:
             return error("module", text, f"depmod {release}")
     text = f"the kernel {release} has no module {name}; use one with USB/IP"
     return error("module", text, findings.package_of_modules(host, release))
+
+
+def _spellings(module: str) -> tuple[str, str]:
+    return module, module.replace("-", "_")
 
 
 def _is_listed(host: Host, path: str, module: str) -> bool:
@@ -87,14 +102,22 @@ def virtual_buses(host: Host) -> Iterator[Finding]:
     own = findings.controllers(host)
     names = host.listing(sysfs.DEVICES)
     virtual = [name for name in names if name.startswith("usb") and name not in own]
+    shut = [f"{sysfs.DEVICES}/{name}/authorized" for name in virtual]
+    shut = [path for path in shut if findings.text(host, path).strip() == "0"]
+    if shut:
+        text = "this qube blocks its own virtual hubs, so no device arrives"
+        yield error("authorization", text, f"echo 1 | tee {' '.join(shut)}")
+    if not virtual and findings.text(host, DEFAULT).strip() in CLOSED:
+        text = "this qube's kernel blocks new devices until they are allowed"
+        repair = f"modprobe {VHCI_MODULE} && echo 1 | tee {vhci.PLATFORM}/vhci_hcd.*/usb*/"
+        yield warning("authorization", text, f"{repair}authorized_default")
     yield from _authorization(host, virtual, "")
 
 
 def _authorization(host: Host, names: list[str], consequence: str) -> Iterator[Finding]:
     """Buses whose newcomers the kernel does not configure (Documentation/usb/authorization.rst)."""
     paths = [f"{sysfs.DEVICES}/{name}/authorized_default" for name in names]
-    # 2 is for what is built in alone, as the firmware says (drivers/usb/core/hub.c).
-    closed = [path for path in paths if findings.text(host, path).strip() in ("0", "2")]
+    closed = [path for path in paths if findings.text(host, path).strip() in CLOSED]
     if closed:
         who = "; usbguard decides" if host.find_command("usbguard") else ""
         text = f"this qube blocks new devices at {len(closed)} USB buses until they are allowed"
