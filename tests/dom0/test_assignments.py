@@ -340,6 +340,25 @@ def test_a_no_counts_until_the_device_comes_again(world: World, rival: bool) -> 
     run(story())
 
 
+def test_one_that_the_user_wants_in_none_is_asked_for_when_it_is_plugged_in_again(
+    world: World,
+) -> None:
+    """However soon: it was given back by nobody, so it does not bounce."""
+
+    async def story() -> None:
+        await world.assign(world.work, mode="ask-to-attach")
+        world.plug()
+        await asyncio.sleep(6)
+        world.answer = "work"
+        world.unplug()
+        await asyncio.sleep(0.3)
+        world.plug()
+        await asyncio.sleep(10)
+        assert (len(world.asked), world.holder()) == (2, "work")
+
+    run(story())
+
+
 def test_no_question_about_what_the_user_detached(world: World) -> None:
     world.answer = "work"
 

@@ -74,7 +74,8 @@ class Wishes:
         """The device in a port left the bus."""
         if one := self._let_go.get(port):
             one.left = asyncio.get_running_loop().time()
-            if one.left - one.since > BOUNCE_SECONDS:
+            # One that nobody had was not given back, so it was pulled.
+            if not one.frontend or one.left - one.since > BOUNCE_SECONDS:
                 del self._let_go[port]
 
     def came(self, port: Port, device_id: str) -> None:
