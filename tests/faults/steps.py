@@ -83,6 +83,7 @@ EXPORT = (
     "usage.Claim.__init__ lstat usb-proxy-lend-in-use",
     "usage.Claim._claim open",
     "usage._lent listdir devices",
+    "usage._loops listdir block",
     "exports.recall open",
     "usbip_host._take open match_busid",
     "usbip_host._take write match_busid",
