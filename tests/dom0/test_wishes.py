@@ -322,6 +322,22 @@ def test_suspend(world: World, reason: bytes | None) -> None:
     run(story())
 
 
+def test_what_the_backends_user_detaches_from_a_paused_qube(world: World) -> None:
+    """It stays free when that goes on."""
+
+    async def story() -> None:
+        await attached(world)
+        world.work.state = "Paused"
+        end(world, b"detached")
+        await asyncio.sleep(20)
+        world.work.state = "Running"
+        world.work.fire_event("domain-unpaused")
+        await asyncio.sleep(20)
+        assert world.holder() is None
+
+    run(story())
+
+
 def test_what_was_given_back_is_seen_only_after_suspend(world: World) -> None:
     async def story() -> None:
         await attached(world)

@@ -225,7 +225,9 @@ class Looks:
             self._wishes.wanted(port)  # this one has had it since
         if reason in ("unplugged", "died"):
             return
-        asleep = asleep or self.off(backend, vm)
+        # One that the user has paused gives nothing back: that is the backend's user then.
+        asleep = asleep or self._suspends.on(self.suspending, backend)
+        asleep = asleep or "Suspended" in (backend.get_power_state(), vm.get_power_state())
         if asleep or reason == "detached":
             self._wishes.let_go(port, old.device_id, vm.name, asleep=asleep, asked=False)
         elif backend.name not in self._reasons:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from usb_proxy.dom0.assignments import assigned
+from usb_proxy.dom0 import kinds
+from usb_proxy.dom0.assignments import assigned, assignments
 from usb_proxy.dom0.device import DEVICE_CLASS
 from usb_proxy.dom0.qubesd import Port, VirtualDevice, local_qubes
 from usb_proxy.errors import sentence
@@ -20,14 +21,20 @@ if TYPE_CHECKING:
 
 def tell(backend: Qube, known: Mapping[str, Seen], wishes: Wishes) -> None:
     """Name the free devices that are assigned: nobody knows whether the user has let go of them."""
-    free = {name: seen.device_id for name, seen in known.items() if not seen.frontend}
-    for name, device_id in free.items():
-        device = VirtualDevice(Port(backend, name, DEVICE_CLASS), device_id)
-        for vm in local_qubes(backend.app) if wishes.free(device.port) else ():
-            try:
-                is_side = vm.klass == "AdminVM" or vm == backend
-                if not is_side and assigned(vm, device) and vm.is_running():
-                    text = sentence("UP-948", port=device.port, qube=vm.name)
-                    vm.log.warning("%s", text)
-            except Exception as error:  # of one qube only, such as libvirt's
-                vm.log.warning("%s", sentence("UP-923", qube=vm.name, reason=error))
+    ports = {name: Port(backend, name, DEVICE_CLASS) for name in known}
+    free = [
+        VirtualDevice(ports[name], seen.device_id)
+        for name, seen in known.items()
+        if not seen.frontend and wishes.free(ports[name])
+    ]
+    for vm in local_qubes(backend.app) if free else ():
+        try:
+            if vm.klass == "AdminVM" or vm == backend:
+                continue
+            if not (any(assignments(vm)) or kinds.has_patterns(vm)):
+                continue
+            found = [device.port for device in free if assigned(vm, device)]
+            for port in found if found and vm.is_running() else ():
+                vm.log.warning("%s", sentence("UP-948", port=port, qube=vm.name))
+        except Exception as error:  # of one qube only, such as libvirt's
+            vm.log.warning("%s", sentence("UP-923", qube=vm.name, reason=error))
