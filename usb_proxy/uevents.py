@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import struct
 import sys
 
 from usb_proxy import sockets
@@ -56,7 +55,8 @@ class Uevents:
         Each is `ACTION@DEVPATH`, and with a `/` behind that all below. What was queued before is
         still there. Where the kernel takes no filter all are heard, as before.
         """
-        from array import array  # noqa: PLC0415 (who is about to sleep has the time)
+        import struct  # noqa: PLC0415 (who is about to sleep has the time)
+        from array import array  # noqa: PLC0415
 
         program = array("B", b"".join(map(_let_through, wanted)) + _instruction(_RETURN, 0))
         address, size = program.buffer_info()
@@ -116,4 +116,5 @@ def _let_through(wanted: str) -> bytes:
 
 def _instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
     """A `struct sock_filter`, linux/filter.h."""
-    return struct.pack("HBBI", code, if_true, if_false, operand)
+    jumps = bytes((if_true, if_false))
+    return code.to_bytes(2, sys.byteorder) + jumps + operand.to_bytes(4, sys.byteorder)

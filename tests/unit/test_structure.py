@@ -83,8 +83,8 @@ NOT_ON_THE_WAY = {
         *("_socket", "struct", "usb_proxy.backend", "usb_proxy.frontend.vhci"),
         *("usb_proxy.journal", "usb_proxy.locks"),
     },
-    "usb-export": {"usb_proxy.frontend"},
-    "usb-import": {"usb_proxy.backend"},
+    "usb-export": {"struct", "usb_proxy.frontend"},
+    "usb-import": {"struct", "usb_proxy.backend"},
 }
 """What the programs that an attach waits for do without; neither wing has the other."""
 
