@@ -13,6 +13,7 @@ import pytest
 from usb_proxy.errors import PeerError, SystemLackError
 from usb_proxy.frontend import enumeration
 from usb_proxy.frontend.enumeration import Enumeration
+from usb_proxy.host import POLLRDHUP
 from usb_proxy.qrexec import Link
 from usb_proxy.uevents import LOST, UDEV, Uevents
 
@@ -36,6 +37,8 @@ class Script:
     def __init__(self, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[tuple[float, str]] = []
         self.time = 0.0
+        self.is_over = False
+        """Whether the connection has ended."""
         self._kernel = kernel
         self._fd = os.open(os.devnull, os.O_RDONLY)
         monkeypatch.setattr(kernel, "now", lambda: self.time)
@@ -44,7 +47,9 @@ class Script:
     def fileno(self) -> int:
         return self._fd
 
-    def _wait(self, _events: Mapping[int, int], deadline: float) -> dict[int, int]:
+    def _wait(self, events: Mapping[int, int], deadline: float) -> dict[int, int]:
+        if self.is_over:
+            return {fd: mask for fd, mask in events.items() if mask == POLLRDHUP}
         if not self.events or self.events[0][0] >= deadline:
             self.time = max(self.time, deadline)
             return {}
@@ -55,6 +60,8 @@ class Script:
         event = self.events.pop(0)[1]
         if event == f"remove@{PATH}":
             shutil.rmtree(self._kernel.tree / f"sys{PATH}")
+        if event == "block":
+            (self._kernel.tree / f"sys{PATH}/authorized").write_text("0\n")
         if event.startswith("authorize"):
             home = self._kernel.tree / f"sys{PATH}"
             (home / "authorized").write_text("1\n")
@@ -221,6 +228,30 @@ def test_a_device_that_is_removed_at_once_is_told_so(
     with pytest.raises(SystemLackError, match=said):
         wait(kernel, script, (0.3, OWN), *events, (0.5, f"remove@{PATH}"), product="46f4:0001")
     assert script.time == pytest.approx(0.5 + enumeration.SETTLE_SECONDS)
+
+
+@pytest.mark.parametrize(("event", "id"), [("block", "UP-750"), (f"remove@{PATH}", "UP-758")])
+def test_a_device_that_usbguard_takes_a_little_later_is_none(
+    kernel: FakeKernel, peer: socket.socket, script: Script, event: str, id: str
+) -> None:
+    """Where the kernel configures first, and usbguard decides after that."""
+    udev_runs(kernel)
+    kernel.command("usbguard")
+    with pytest.raises(SystemLackError, match=id):
+        wait(kernel, script, (0.3, OWN), (0.4, BIND), (0.5, event))
+
+
+def test_one_that_is_pulled_meanwhile_is_not_blamed_on_a_program(
+    kernel: FakeKernel, peer: socket.socket, script: Script, home: Path
+) -> None:
+    """The connection ends before the kernel removes the device."""
+
+    def pulled(_path: str, _is_over: Callable[[], bool]) -> None:
+        shutil.rmtree(home)
+        script.is_over = True
+
+    with pytest.raises(PeerError, match="UP-615"):
+        wait(kernel, script, (0.3, OWN), (0.4, BIND), judge=pulled)
 
 
 def test_a_device_that_is_set_up_anew_is_waited_for(

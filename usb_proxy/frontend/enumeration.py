@@ -76,6 +76,9 @@ class Enumeration:
                 raise self._failure()
         judge(self._path, lambda: self._is_over(start, min(start + WORK_SECONDS, limit)))
         self._await(self._is_announced, SETTLE_SECONDS)
+        if self._read("authorized") != "1":  # usbguard may decide while udev is waited for.
+            self._news(self._host.now())  # Or it was pulled.
+            raise self._failure()
 
     def _is_over(self, start: float, deadline: float) -> bool:
         """Never, but with an exception: between two drivers' work."""
