@@ -25,7 +25,7 @@ END_SECONDS = 10.0
 class _LetGo:
     device_id: str
     frontend: str
-    """The qube that had it; '' if the user was asked, and wanted it in none."""
+    """The qube that had it; '' if the user wanted it in none, or qubesd has started since."""
     asleep: bool
     """It was given back for suspend: the user wants it again after that."""
     since: float

@@ -41,6 +41,7 @@ UDEV_RUNS = "/run/udev/control"
 
 class Enumeration:
     """A device that was just plugged in at DEVPATH `path`; `events` listen since before that.
+
     PeerError from each wait when the connection `link` ends, or `asker` loses its reader: the
     write end of a pipe.
     """
@@ -60,11 +61,11 @@ class Enumeration:
     def await_usable(self, limit: float, judge: Judgement, product: str = "") -> None:
         """Return when the kernel has configured the device, and udev announced its interfaces.
 
-        `product` is what it is said to be, if that is known: `VVVV:PPPP`.
         Those that have a driver once `judge` has been called, with the device's DEVPATH and what
-        ends its work; where udev says nothing, the kernel's word is enough.
-        PeerError when it is not bound by `limit`, SystemLackError when it got no configuration, or
-        was removed.
+        ends its work; where udev says nothing, the kernel's word is enough. `product` is what the
+        device is said to be, `VVVV:PPPP`, if that is known.
+        PeerError when it is not bound by `limit`, SystemLackError when it got no configuration, was
+        blocked, or was removed.
         """
         self._product = product or "VENDOR:PRODUCT"
         start = self._host.now()
