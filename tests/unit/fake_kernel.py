@@ -136,6 +136,11 @@ class FakeKernel(FakeMachine):
         self.announce()
         return home
 
+    def bind(self, home: Path) -> None:
+        """Give a device the usual driver, which it was plugged in without."""
+        self._set_driver(home, "usb")
+        self.announce()
+
     def unplug(self, bus_id: str, ends: bool = True) -> None:
         """Unplug a device; usbip-host `ends` its session, or not (usbip_event.c, usbip_in_eh)."""
         home = self.device(bus_id)

@@ -235,6 +235,29 @@ def test_whatever_comes_back_into_a_shut_port_is_blocked(
         assert (kernel.device(PHONE) / "bConfigurationValue").read_text() == "\n"
 
 
+@pytest.mark.parametrize("keep_unbound", [True, False])
+def test_one_that_is_back_without_a_driver_yet_is_blocked_when_it_has_one(
+    kernel: FakeKernel, device: UsbDevice, keep_unbound: bool
+) -> None:
+    """It was there, and is there again: that is not the same as having stayed."""
+    device.write("authorized", "0", "block")
+
+    def bounce() -> None:
+        time.sleep(0.2 * reenumeration.LEAVE_SECONDS / kernel.haste)
+        kernel.unplug(PHONE)
+        home = kernel.plug(PHONE, driver=None, below="pci0000:00/usb2")
+        time.sleep(1.3 * reenumeration.LEAVE_SECONDS / kernel.haste)
+        kernel.bind(home)
+
+    kernel.haste = 2
+    thread = threading.Thread(target=bounce, daemon=True)
+    thread.start()
+    reenumeration.shut(kernel, device, keep_unbound)
+    thread.join()
+    assert (kernel.device(PHONE) / "authorized").read_text() == "0\n"
+    assert kernel.driver(PHONE) == (None if keep_unbound else "usb")
+
+
 def test_a_shut_port_that_somebody_else_has_claimed(kernel: FakeKernel, device: UsbDevice) -> None:
     hub = kernel.open_node(sysfs.node(kernel, device.hub()), writes=True)
     kernel.control(hub, 0x80045518, (4).to_bytes(4, "little"))

@@ -70,17 +70,15 @@ class Port:
         if self._hub >= 0:
             return
         try:
-            node = sysfs.node(self._host, self._hub_folder)
-            self._hub = self._host.open_node(node, writes=True)
+            self._hub = self._host.open_node(sysfs.node(self._host, self._hub_folder), writes=True)
             number = sysfs.port_number(self._bus_id).to_bytes(4, sys.byteorder)
             self._host.control(self._hub, USBDEVFS_CLAIM_PORT, number)
         except OSError as error:
             self.release()
-            bus_id = self._bus_id
             if error.errno == errno.EBUSY:
-                raise InUseError("UP-406", device=bus_id) from error
-            reasons = f"its hub: {reason(error)}"
-            raise NoDeviceError("UP-302", device=bus_id, reason=reasons) from error
+                raise InUseError("UP-406", device=self._bus_id) from error
+            why = f"its hub: {reason(error)}"
+            raise NoDeviceError("UP-302", device=self._bus_id, reason=why) from error
 
     def release(self) -> None:
         """Let it; when this returns, the kernel is done with all that appeared before.
@@ -187,7 +185,7 @@ def settle(host: Host, device: UsbDevice) -> bool:
         while fresh := watch.arrival(_is_settled, deadline):
             with fresh:
                 if not watch.departure(fresh, host.now() + QUIET_SECONDS):
-                    return _identity(host, device.bus_id) == device.identity()
+                    return _ask(host, device.bus_id, UsbDevice.identity) == device.identity()
     return False
 
 
@@ -229,13 +227,13 @@ def shut(host: Host, device: UsbDevice, keep_unbound: bool) -> None:
         try:
             while host.now() < deadline:
                 _claim_all(ports)
-                is_there = any(host.exists(f"{sysfs.DEVICES}/{bus_id}") for bus_id in bus_ids)
-                seconds = LEAVE_SECONDS if is_there else RETURN_SECONDS
+                before = _numbers(host, bus_ids)
+                seconds = LEAVE_SECONDS if any(before) else RETURN_SECONDS
                 fresh = watch.arrival(is_loose, host.now() + seconds)
                 if fresh is not None:
                     with fresh:
                         _block(fresh, keep_unbound)
-                elif is_there == any(host.exists(f"{sysfs.DEVICES}/{b}") for b in bus_ids):
+                elif _numbers(host, bus_ids) == before:
                     return
         finally:
             for port in ports:
@@ -270,7 +268,7 @@ def _await_return(host: Host, watch: _Watch, port: Port, device: UsbDevice, bloc
         fresh = watch.arrival(lambda fresh: fresh.driver() is not None, deadline)
     if fresh is None:
         peer = device.peer()
-        if peer is not None and _identity(host, peer) == identity:
+        if peer is not None and _ask(host, peer, UsbDevice.identity) == identity:
             raise NoDeviceError("UP-307", device=bus_id, peer=peer)
         raise NoDeviceError("UP-305", device=bus_id, seconds=RETURN_SECONDS)
     device.become(fresh)
@@ -284,10 +282,15 @@ def _await_return(host: Host, watch: _Watch, port: Port, device: UsbDevice, bloc
     udev.await_properties(host, device)
 
 
-def _identity(host: Host, bus_id: BusId) -> str | None:
+def _numbers(host: Host, bus_ids: Sequence[BusId]) -> list[object]:
+    """What is there, as the kernel numbers it: what is back has another, driver or not."""
+    return [_ask(host, bus_id, UsbDevice.devid) for bus_id in bus_ids]
+
+
+def _ask(host: Host, bus_id: BusId, what: Callable[[UsbDevice], object]) -> object:
     try:
         with UsbDevice(host, bus_id) as device:
-            return device.identity()
+            return what(device)
     except NoDeviceError:
         return None
 
