@@ -13,7 +13,7 @@ import pytest
 from qubes.device_protocol import DeviceAssignment, Port, VirtualDevice
 
 from tests.dom0.clock import run
-from tests.dom0.world import DEVICE_ID, World
+from tests.dom0.world import DEVICE_ID, World, listener
 from usb_proxy.dom0 import questions
 from usb_proxy.dom0.assignments import assigned
 from usb_proxy.dom0.tries import PAUSES
@@ -396,25 +396,32 @@ def test_a_qube_that_starts_waits_for_no_question_about_another(world: World) ->
     run(story())
 
 
+@pytest.mark.parametrize("has_logged_out", [False, True])
 def test_nobody_to_be_asked_is_no_answer(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_logged_out: bool
 ) -> None:
-    """Before somebody logs in: a line says so, and whatever leads to it later asks."""
-    monkeypatch.setattr(questions, "AGENT", str(tmp_path / "agent"))
+    """Before a login, or after a logout, which leaves the socket: a line says so.
+
+    Whatever leads to it later asks.
+    """
+    path = tmp_path / "agent"
+    monkeypatch.setattr(questions, "AGENT", str(path))
     monkeypatch.setattr(questions, "confirm_device_attachment", world.confirm)
     world.ext.assignments.confirm = questions.ask
     world.answer = "work"
 
     async def story() -> None:
         await world.assign(world.work, mode="ask-to-attach")
+        if has_logged_out:
+            listener(path).close()
         world.plug()
         await asyncio.sleep(10)
         assert (world.asked, world.holder()) == ([], None)
         (line,) = world.usb.log.warning.call_args_list
         assert line.args[1].endswith("[UP-949]")
-        (tmp_path / "agent").touch()
-        world.work.fire_event("domain-unpaused")
-        await asyncio.sleep(10)
+        with listener(path):
+            world.work.fire_event("domain-unpaused")
+            await asyncio.sleep(10)
         assert (world.asked, world.holder()) == ([["work"]], "work")
 
     run(story())

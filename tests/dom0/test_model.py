@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.dom0.conftest import MODEL, REAL, SOURCES
-from tests.dom0.world import World
+from tests.dom0.world import World, listener
 from usb_proxy.dom0 import questions, services
 from usb_proxy.dom0.extension import USBProxyExtension
 from usb_proxy.dom0.qubesd import QubesException
@@ -131,7 +131,7 @@ def test_the_real_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("qubes.ext.utils.call_socket_service", answer)
     world = World(tmp_path)
     world.seconds = 0
-    monkeypatch.setattr(questions, "AGENT", str(tmp_path))
+    monkeypatch.setattr(questions, "AGENT", str(tmp_path / "agent"))
     world.ext.assignments.confirm = questions.ask
 
     async def story() -> None:
@@ -140,7 +140,8 @@ def test_the_real_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         world.plug()
         await asyncio.sleep(0.5)
 
-    asyncio.run(story())
+    with listener(tmp_path / "agent"):
+        asyncio.run(story())
     assert world.holder() == "home"
     assert asked[0][3]["targets"] == ["work", "home"]
     assert "Yubico" in asked[0][3]["device_name"]

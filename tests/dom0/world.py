@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +27,15 @@ DESC = b"1050:0407 Yubico YubiKey\\x204 0001"
 INTERFACES = b":030101:0b0000:"
 DEVICE_ID = "1050:0407:0001:u030101u0b0000"
 EVENTS = ("added", "removed", "attach", "detach", "list-change")
+
+
+def listener(path: Path) -> socket.socket:
+    """A socket that a program listens at, until it is closed; its file stays."""
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    return listening
 
 
 class QubesDB(dict[str, bytes]):
