@@ -30,6 +30,7 @@ QUICK_TOOLS := python3-venv shellcheck bash-completion fish zsh
 CHECK_TOOLS := $(LAB_TOOLS) $(PACKAGE_TOOLS) $(QUICK_TOOLS) devscripts lintian rpmlint systemd \
 	mandoc libxml2-utils polkitd sudo dnf autopkgtest
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 TEST := -m pytest -p no:cacheprovider --durations 10
 PYTHON := build/venv/bin/python
 VENV := build/venv/ready
@@ -297,7 +298,7 @@ $(GNUPG):
 demo: lab-tools ## carry a USB stick from one virtual machine to another, and back
 	@echo "building the package"
 	@$(MAKE) --silent deb
-	@$(SUDO) env PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/lab/demo.py
+	@$(AS_ROOT) /usr/bin/python3 tests/lab/demo.py
 
 demo-picture: ## make demo, and draw what it prints: docs/demo.svg
 	/usr/bin/python3 -m tests.docs.picture
@@ -310,53 +311,51 @@ check: $(VENV) dist ## all tests, in the lab too, but for the longest
 		'$(MAKE) check-{} > build/check-{}.log 2>&1; code=$$?; cat build/check-{}.log; exit $$code'
 	@$(MAKE) check-lab LONG='-m "not long"'
 
+# Where others have work for the processors, too, a deadline may pass for that alone: what fails beside
+# them is told, and run again by itself.
+define beside
+$(2) $(PYTHON) -m pytest -o cache_dir=build/failed$(3) $(1) --cache-clear --durations 20 || \
+$(2) $(PYTHON) -m pytest -o cache_dir=build/failed$(3) $(1) -n 0 \
+	--last-failed --last-failed-no-failures none
+endef
+
 check-quick: $(VENV) ## the tests that need no guest
-	$(PYTHON) $(TEST) -n auto tests/unit tests/dom0 tests/static tests/fuzz tests/docs
+	$(call beside,-n auto tests/unit tests/dom0 tests/static tests/fuzz tests/docs,,-quick)
 
 check-packages: $(VENV) ## the tests of all packages: as root, for their installation
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/packaging
+	$(AS_ROOT) $(PYTHON) $(TEST) tests/packaging
 
 SUITE :=
 check-matrix: $(VENV) dist ## all packages on Debian 12 and 13, Python 3.14; SUITE=trixie alone
 	@tests/setup.sh mmdebstrap util-linux
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 SUITE=$(SUITE) \
-		$(PYTHON) $(TEST) -n 3 --dist worksteal tests/matrix
+	$(AS_ROOT) SUITE=$(SUITE) $(PYTHON) $(TEST) -n 3 --dist worksteal tests/matrix
 
 PARTS := BUILDER CORE_ADMIN QREXEC CORE_ADMIN_CLIENT PLATFORM
 check-real: $(VENV) dist $(if $(CORE_ADMIN_CLIENT),deb) ## with others' real parts, where given: BUILDER=DIR and more, see CONTRIBUTING.md
 	@tests/setup.sh $(LAB_TOOLS)
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(foreach part,$(PARTS),$(part)='$($(part))') \
+	$(AS_ROOT) $(foreach part,$(PARTS),$(part)='$($(part))') \
 		$(PYTHON) $(TEST) tests/real
 
-# Two labs: the guests of one seldom have work for more than one processor. Where all four have, a
-# deadline may pass for that alone: what fails beside the other lab is told, and run again by itself.
-define beside
-$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -o cache_dir=build/failed $(1) \
-	--cache-clear -n 2 --dist loadfile --durations 20 || \
-$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -o cache_dir=build/failed $(1) \
-	--last-failed --last-failed-no-failures none
-endef
-
+# The guests of one lab seldom have work for more than one processor.
+TWO_LABS := -n 2 --dist loadfile
 LONG :=
 check-lab: $(VENV) lab-tools deb ## the tests in the lab, with a short part of those of faults and phones
-	$(call beside,$(LONG) tests/lab tests/integration tests/bench)
-	$(call beside,-m short tests/faults)
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) -m short tests/phones
+	$(call beside,$(TWO_LABS) $(LONG) tests/lab tests/integration tests/bench,$(AS_ROOT))
+	$(call beside,$(TWO_LABS) -m short tests/faults tests/phones,$(AS_ROOT))
 
 lab: $(VENV) lab-tools deb ## both guests and a Python prompt; tests in CASES, stopped where one fails
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 \
-		$(PYTHON) $(if $(CASES),$(TEST) --pdb $(CASES),-m tests.lab.shell dist)
+	$(AS_ROOT) $(PYTHON) $(if $(CASES),$(TEST) --pdb $(CASES),-m tests.lab.shell dist)
 
 HOLDS := 1
 check-faults: $(VENV) lab-tools deb ## all tests of faults, or those in CASES, HOLDS times; goes on after a stop
 	@for holds in $$(seq $(HOLDS)); do \
-		$(SUDO) env PYTHONDONTWRITEBYTECODE=1 HOLDS=$$holds \
-			$(PYTHON) $(TEST) -n 2 --dist worksteal $(or $(CASES),tests/faults) || failed=1; \
+		$(AS_ROOT) HOLDS=$$holds $(PYTHON) $(TEST) -n 2 --dist worksteal \
+			$(or $(CASES),tests/faults) || failed=1; \
 	done; [ -z "$$failed" ]
 
 check-phones: $(VENV) lab-tools deb ## all tests with a device that leaves the bus, in the lab: half an hour
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) $(TEST) tests/phones
+	$(AS_ROOT) $(PYTHON) $(TEST) tests/phones
 
 $(VENV): tests/requirements.txt
 	@tests/setup.sh $(QUICK_TOOLS)
@@ -371,10 +370,10 @@ fuzz: $(VENV) ## fuzz each parser for SECONDS, or those in TARGETS; finds go to 
 
 HOURS := 1
 soak: $(VENV) lab-tools deb ## HOURS of random cycles in the lab, or CYCLES of them; SEED= repeats a run
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m tests.soak --hours $(HOURS) \
+	$(AS_ROOT) $(PYTHON) -m tests.soak --hours $(HOURS) \
 		$(addprefix --cycles ,$(CYCLES)) $(addprefix --seed ,$(SEED)) $(addprefix --first ,$(FIRST))
 
-BENCH = $(SUDO) env PYTHONDONTWRITEBYTECODE=1 PLATFORM='$(PLATFORM)' $(PYTHON) -m tests.bench
+BENCH = $(AS_ROOT) PLATFORM='$(PLATFORM)' $(PYTHON) -m tests.bench
 RUNS := 10
 CASES :=
 

@@ -132,7 +132,7 @@ def test_companion(qubes: Qubes, phone: Phone) -> None:
 RULE = "/run/udev/rules.d/99-test.rules"
 SLOW_STICK = "".join(
     f'SUBSYSTEM=="usb", ATTR{{serial}}=="{serial}", ENV{{QUBES_USB_REENUMERATES}}="1"\n'
-    for serial in ("stick", "deep")
+    for serial in ("slow", "deep")
 )
 
 
@@ -147,7 +147,7 @@ def marked(qubes: Qubes) -> Iterator[None]:
 
 @pytest.mark.usefixtures("marked")
 def test_a_device_that_stays_is_not_waited_for_again(qubes: Qubes) -> None:
-    stick = qubes.plug_storage("stick")
+    stick = qubes.plug_storage("slow")
     assert qubes.attach(stick).code == 0
     qubes.frontend.wait_for("test -b /dev/sda")
     assert qubes.backend.run("cat /run/qubes-usb-proxy/left-*").text.startswith("0 46f4:0001 ")
@@ -162,7 +162,7 @@ def test_a_device_that_stays_is_not_waited_for_again(qubes: Qubes) -> None:
 @pytest.mark.usefixtures("marked")
 def test_another_device_on_the_same_bus_meanwhile(qubes: Qubes) -> None:
     """It has its driver at once, and was authorized all the time, as the whole bus."""
-    stick = qubes.plug_storage("stick")
+    stick = qubes.plug_storage("slow")
     bus = f"/sys/bus/usb/devices/usb{stick.partition('-')[0]}/authorized_default"
     before = qubes.backend.read(bus)
     with qubes.lab.allowed("qubes.USB", stick, qubes.frontend, qubes.backend):
