@@ -134,8 +134,9 @@ endef
 
 # Without our udev rule, only the kernel gives drivers to what is plugged in beside a judged device.
 define open
-@for gate in /run/qubes-usb-proxy/gate-usb*; do \
-	switch=/sys/bus/usb/devices/$${gate##*/gate-}/interface_authorized_default; \
+@for gate in /run/qubes-usb-proxy/gate-usb* /run/qubes-usb-proxy/devices-usb*; do \
+	switch=/sys/bus/usb/devices/$${gate##*-}/authorized_default; \
+	case $$gate in */gate-*) switch=$${switch%/*}/interface_authorized_default ;; esac; \
 	[ ! -e "$$gate" ] || [ ! -e "$$switch" ] || echo 1 > "$$switch"; \
 	rm -f "$$gate"; \
 done

@@ -101,14 +101,14 @@ class Qubes:
     def leftovers(self) -> list[str]:
         """All that an ended attachment may have left, after its guest's name; has to be empty."""
         here = (
-            "ls /run/qubes-usb-proxy/[abegi]*; ls /run/lab-qubesdb/*connected-to;"
+            "ls /run/qubes-usb-proxy/[abdegi]*; ls /run/lab-qubesdb/*connected-to;"
             " ls /run/lab-qubesdb/*x-pid; ls -A /run/qubes/*;"
             " ls -d /sys/bus/usb/drivers/usbip-host/*-*;"
             # 004 is free; what a port shows meanwhile is not.
             " grep -hv -e ^hub -e ' 004 ' /sys/devices/platform/vhci_hcd.0/status*;"
             " pgrep -af 'usb-(export|import)|[l]aunch usb-|[q]rexec-client-vm';"
-            # A bus on which interfaces get no driver.
-            " grep -L 1 /sys/devices/platform/vhci_hcd.*/usb*/interface_authorized_default;"
+            # A bus on which interfaces get no driver, or devices no configuration.
+            " grep -L 1 /sys/devices/platform/vhci_hcd.*/usb*/*authorized_default;"
             # Unnamed stream sockets: the connections' own, which the kernel's drivers may hold.
             " awk '$5 == \"0001\" && NF == 7' /proc/net/unix"
         )

@@ -20,8 +20,11 @@ PROGRAMS = {
 ALLOWED = "/usr/bin/qubes-usb-proxy"
 
 
-GATE = "run/qubes-usb-proxy/gate-usb3"
-SWITCH = "sys/bus/usb/devices/usb3/interface_authorized_default"
+FOLDER = "run/qubes-usb-proxy"
+SWITCHES = {
+    "gate-usb3": "sys/bus/usb/devices/usb3/interface_authorized_default",
+    "devices-usb4": "sys/bus/usb/devices/usb4/authorized_default",
+}
 
 
 @pytest.fixture
@@ -110,16 +113,19 @@ def test_no_bus_stays_closed(
         root.run("sh", "-c", "make --silent -C /srv/qubes-usb-proxy-* install-vm")
     else:
         root.run("dpkg", "-i", "/srv/new.deb")
-    (root.folder / SWITCH).parent.mkdir(parents=True)
-    (root.folder / SWITCH).write_text("0\n")
+    for switch in SWITCHES.values():
+        (root.folder / switch).parent.mkdir(parents=True)
+        (root.folder / switch).write_text("0\n")
     if how in FROM_OUTSIDE:
-        (root.folder / GATE).parent.mkdir()
-        (root.folder / GATE).touch()
+        (root.folder / FOLDER).mkdir()
+        for gate in SWITCHES:
+            (root.folder / FOLDER / gate).touch()
         run(*FROM_OUTSIDE[how].format(**names).split())
-        assert not (root.folder / GATE).exists()
+        assert list((root.folder / FOLDER).iterdir()) == []
     else:
-        folder = "/run/qubes-usb-proxy"
-        script = f"mkdir {folder}; touch /{GATE}; {IN_ROOT[how]} >&2; ls {folder}"
+        make = f"mkdir /{FOLDER}; cd /{FOLDER}; touch {' '.join(SWITCHES)}; cd /"
+        script = f"{make}; {IN_ROOT[how]} >&2; ls /{FOLDER}"
         assert root.run("sh", "-c", script) == ""
-    assert (root.folder / SWITCH).read_text() == "1\n"
+    for switch in SWITCHES.values():
+        assert (root.folder / switch).read_text() == "1\n"
     assert not (root.folder / PRIVATE).exists()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from usb_proxy import journal, locks, repair
 from usb_proxy.commands import usb_import
 from usb_proxy.errors import PeerError, RequestError, SystemLackError
-from usb_proxy.frontend import arrival, descriptors, gates, vhci
+from usb_proxy.frontend import arrival, claims, descriptors, gates, vhci
 from usb_proxy.idents import Announcement, Attachment
 from usb_proxy.qrexec import Link
 from usb_proxy.uevents import Uevents
@@ -174,6 +174,7 @@ class Bus:
             ("idProduct", number),
             ("bConfigurationValue", "1"),
             ("busnum", "1"),
+            ("devnum", "2"),
         ):
             (self.device / name).write_text(f"{text}\n")
         (self.device / "descriptors").write_bytes(device + configuration(1, *interfaces))
@@ -393,17 +394,17 @@ def test_repair_leaves_a_claim_that_passed_to_a_living_importer(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that repair has seen ends just then, and another one claims the same port."""
-    first, look = bus.judge("46f4:0001 080650"), gates.claims
+    first, look = bus.judge("46f4:0001 080650"), claims.attachments
 
     def look_and_wait(host: FakeKernel) -> dict[str, str]:
         found = look(host)
-        monkeypatch.setattr(gates, "claims", look)
+        monkeypatch.setattr(claims, "attachments", look)
         first.forget()
         bus.entry = journal.Entry(bus.kernel, "3-3", "sys-usb", is_import=True)
         bus.judge("46f4:0001 080650")
         return found
 
-    monkeypatch.setattr(gates, "claims", look_and_wait)
+    monkeypatch.setattr(claims, "attachments", look_and_wait)
     with hold(bus.kernel, "import-sys-usb-3-3", "2 131077"):
         assert gates.repair(bus.kernel) == []
     assert (bus.switch.read_text(), list(look(bus.kernel).values())) == ("0", ["sys-usb-3-3"])

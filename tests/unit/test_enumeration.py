@@ -148,6 +148,21 @@ def test_events_that_were_lost_are_made_up_for(
     assert wait(kernel, script, (0.3, LOST)) == 0.3
 
 
+def test_one_whose_configuration_was_taken_away_is_judged_before_it_has_another(
+    kernel: FakeKernel, peer: socket.socket, script: Script, home: Path
+) -> None:
+    """Whoever chooses that may take its interfaces at once."""
+    (home / "bConfigurationValue").write_text("\n")
+    seen: list[tuple[float, str]] = []
+
+    def judge(path: str, _: object) -> None:
+        assert path == PATH
+        seen.append((script.time, (home / "bConfigurationValue").read_text().strip()))
+
+    wait(kernel, script, (0.3, OWN), (0.4, BIND), (3, "authorize"), judge=judge)
+    assert seen == [(0.4, ""), (3, "1")]
+
+
 @pytest.mark.parametrize(
     ("events", "when", "id"),
     [

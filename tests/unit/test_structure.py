@@ -28,6 +28,7 @@ LAYERS = (
     {"backend.usbip_host"},
     {"backend.reenumeration"},
     {"backend.exports"},
+    {"frontend.claims"},
     {"frontend.descriptors", "frontend.gates", "frontend.vhci", "frontend.records"},
     {"frontend.arrival", "frontend.enumeration"},
     {"frontend.imports"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from usb_proxy.errors import ExitCode, NoDeviceError, PeerError
 from usb_proxy.frontend import descriptors, gates, vhci
 from usb_proxy.idents import Attachment, BusId
-from usb_proxy.kernel import USB_CLASS_HUB
+from usb_proxy.kernel import USB_CLASS_HUB, USB_DT_DEVICE_SIZE
 from usb_proxy.sysfs import DEVICES, UsbDevice
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ class Judge:
         self._entry = entry
         self._warning: PeerError | None = None
         self.product = announced.product if announced else ""
-        self._claimed = ""
+        self._claimed = self._covered = ""
         self._told: set[str] = set()
         self.is_needed = announced is not None and not host.exists(ANY_INTERFACE)
 
@@ -65,7 +65,7 @@ class Judge:
         """The device has gone from its port: the bus is as it was before."""
         if self._claimed:
             gates.withdraw(self._host, self._claimed, self._attachment())
-            self._claimed = ""
+            self._claimed = self._covered = ""
 
     def judge(self, path: str, is_over: Callable[[], bool]) -> None:
         """Give drivers to the interfaces that were announced, and warn of others, each once.
@@ -100,11 +100,13 @@ class Judge:
             return
         try:
             with UsbDevice(self._host, BusId(path.rpartition("/")[2])) as device:
-                self._judge(device, is_over)
+                self._judge(device, is_over, is_attached=True)
         except NoDeviceError:
             pass  # What comes next is announced anew.
 
-    def _judge(self, device: UsbDevice, is_over: Callable[[], bool]) -> None:
+    def _judge(
+        self, device: UsbDevice, is_over: Callable[[], bool], is_attached: bool = False
+    ) -> None:
         announced = self._announced
         path = f"{DEVICES}/{device.bus_id}/descriptors"
         try:
@@ -113,18 +115,23 @@ class Judge:
             raise device.failure("look at", error) from error
         # They are its own: it is still there.
         came, configuration = device.product(), device.attribute("bConfigurationValue")
-        if not configuration:
-            return  # It gets one, which is announced anew, or is of no use.
         try:
-            interfaces = descriptors.interfaces(untrusted_descriptors, int(configuration))
+            everything = descriptors.interfaces(untrusted_descriptors, None)
+            interfaces = descriptors.interfaces(untrusted_descriptors, int(configuration or 0))
         except ValueError:
             came += " with descriptors that make no sense"
             raise PeerError("UP-640", announced=announced, came=came) from None
-        kinds = sorted(set().union(*interfaces.values()))
+        kinds = sorted(set().union(*(interfaces if configuration else everything).values()))
         classes = {untrusted_descriptors[4:5].hex(), *(kind[:2] for kind in kinds)}
         shown = " ".join([came, *kinds[:KINDS_SHOWN]])
         if announced is None or came != announced.product or USB_CLASS_HUB in classes:
             raise PeerError("UP-640", announced=announced, came=shown)
+        if configuration or not self._let_in(device):
+            is_several = untrusted_descriptors[USB_DT_DEVICE_SIZE - 1] > 1
+            if is_several or is_attached:  # Others may need to know; whoever attaches does not.
+                self._cover(device, announced, set().union(*everything.values()), is_several)
+        if not configuration:
+            return  # It gets one, which is announced anew, or is of no use.
         allowed = {number for number, each in interfaces.items() if announced.covers(each)}
         if not allowed:
             raise PeerError("UP-641", announced=announced, came=shown)
@@ -134,6 +141,31 @@ class Judge:
             f"{configuration}.{number} ({' '.join(sorted(interfaces[number])[:KINDS_SHOWN])})"
             for number in interfaces.keys() - allowed
         }
+        self._warn_of(others)
+
+    def _cover(
+        self, device: UsbDevice, announced: Announcement, kinds: set[str], is_several: bool
+    ) -> None:
+        """A program may take what it chooses at once: where all was announced, nothing waits."""
+        is_hub_among = any(kind.startswith(USB_CLASS_HUB) for kind in kinds)
+        number = device.attribute("devnum")
+        if announced.covers(kinds) and not is_hub_among and number != self._covered:
+            gates.cover(self._host, self._claimed, self._attachment(), number, is_several)
+            self._covered = number
+
+    def _let_in(self, device: UsbDevice) -> bool:
+        """What was covered has become a new device, which waits: judge that as if just plugged in.
+
+        Gives whether that is so.
+        """
+        is_new = self._covered not in ("", device.attribute("devnum"))
+        if not is_new or device.is_authorized():
+            return False
+        self._covered = ""
+        gates.let_in(self._host, device, self._attachment())
+        return True
+
+    def _warn_of(self, others: set[str]) -> None:
         fresh = sorted(others - self._told)
         if fresh and len(self._told) < WARNINGS_LIMIT:
             self._told |= others

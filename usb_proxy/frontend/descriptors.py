@@ -9,8 +9,8 @@ LIMIT = USB_DT_DEVICE_SIZE + 65535
 """What sysfs shows at most (drivers/usb/core/sysfs.c, dev_bin_attr_descriptors)."""
 
 
-def interfaces(untrusted_descriptors: bytes, value: int) -> dict[int, set[str]]:
-    """Each interface of one configuration: by its number what it is in any of its settings.
+def interfaces(untrusted_descriptors: bytes, value: int | None) -> dict[int, set[str]]:
+    """Each interface of a configuration, or of all: by its number what it is in any setting.
 
     From sysfs' `descriptors`: the device's, then each configuration's (USB 2.0, 9.6). Kinds are
     `CCSSPP` in lower-case hexadecimal. ValueError for what the kernel shows not at all, or in part.
@@ -32,10 +32,10 @@ def interfaces(untrusted_descriptors: bytes, value: int) -> dict[int, set[str]]:
     headers = sum(untrusted_one[1] == USB_DT_CONFIG for untrusted_one in untrusted_ones)
     is_plain = headers == untrusted_descriptors[USB_DT_DEVICE_SIZE - 1]
     found: dict[int, set[str]] = {}
-    is_its = not is_plain
+    is_its = every = value is None or not is_plain
     for untrusted_one in untrusted_ones:
         if untrusted_one[1] == USB_DT_CONFIG and len(untrusted_one) > 5:
-            is_its = untrusted_one[5] == value or not is_plain
+            is_its = every or untrusted_one[5] == value
         elif untrusted_one[1] == USB_DT_INTERFACE and len(untrusted_one) > 7 and is_its:
             found.setdefault(untrusted_one[2], set()).add(untrusted_one[5:8].hex())
     return found

@@ -70,12 +70,18 @@ class Enumeration:
         self._product = product or "VENDOR:PRODUCT"
         start = self._host.now()
         self._await_bind(limit)
+
+        def is_over() -> bool:
+            return self._is_over(start, min(start + WORK_SECONDS, limit))
+
         if not self._is_configured():
             is_switched = self._had_interfaces and self._read("authorized") != "0"
+            if is_switched and self._is_there():
+                judge(self._path, is_over)  # Whoever chooses may take its interfaces at once.
             seconds = SWITCH_SECONDS if is_switched else SETTLE_SECONDS
             if not self._await(self._is_configured, seconds):
                 raise self._failure()
-        judge(self._path, lambda: self._is_over(start, min(start + WORK_SECONDS, limit)))
+        judge(self._path, is_over)
         self._await(self._is_announced, SETTLE_SECONDS)
         if self._read("authorized") != "1":  # usbguard may decide while udev is waited for.
             self._news(self._host.now())  # Or it was pulled.

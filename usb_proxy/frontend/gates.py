@@ -5,14 +5,22 @@ The kernel gives an interface a driver only when it is authorized
 (Documentation/usb/authorization.rst, "Interface authorization"); on a bus whose
 `interface_authorized_default` is 0 that is ours to say. That switch is one for the whole bus: so
 what others plug in there is authorized by a udev rule, which leaves alone what is *claimed* here.
-All is files in root's own folder, so that it is found again after a death:
-`gate-usbBUS` while the switch is ours, `announced-BUSID` for each device that is judged.
+
+Some devices are *covered*: all their configurations were announced. A program may take interfaces
+as soon as it has chosen a configuration, as usbmuxd does, so the kernel authorizes them. While all
+claimed devices of a bus are covered, that bus is closed for devices instead (`authorized_default`):
+what one of them becomes when it is reset is a new device, and waits to be judged.
+
+All is files in root's own folder, so that it is found again after a death: `gate-usbBUS` while
+that bus is ours, `devices-usbBUS` while it is closed for devices, and for each device that is
+judged `announced-BUSID`: its attachment, and its number if it is covered.
 """
 
 from __future__ import annotations
 
 from usb_proxy import locks
 from usb_proxy.errors import NoDeviceError, SystemLackError, UsbProxyError, reason
+from usb_proxy.frontend import claims
 from usb_proxy.idents import BusId
 from usb_proxy.sysfs import DEVICES, UsbDevice
 
@@ -23,8 +31,9 @@ if TYPE_CHECKING:
     from usb_proxy.host import Host
 
 GATE = "gate-usb"
-CLAIM = "announced-"
+DEVICES_GATE = "devices-usb"
 LOCK = "bus-usb"
+USBGUARD = "usbguard"
 PROBE = "/sys/bus/usb/drivers_probe"
 LOCK_SECONDS = 10.0
 
@@ -35,7 +44,7 @@ def claim(host: Host, bus_id: str, attachment: str) -> None:
     SystemLackError when the kernel's file cannot be written.
     """
     with _lock(host, _bus(bus_id)):
-        _write(host, CLAIM + bus_id, attachment)
+        _write(host, claims.CLAIM + bus_id, attachment)
         _close(host, _bus(bus_id))
 
 
@@ -44,22 +53,43 @@ def withdraw(host: Host, bus_id: str, attachment: str) -> None:
 
     SystemLackError when the kernel's file cannot be written.
     """
-    if not _is_claimed(host, bus_id):
+    if not claims.is_claimed(host, bus_id):
         return
     with _lock(host, _bus(bus_id)):
         # Another one may have claimed the port meanwhile.
-        if claims(host).get(bus_id) == attachment:
-            host.remove(f"{locks.LOCKS}/{CLAIM}{bus_id}")
-        _open_if_free(host, _bus(bus_id))
+        if claims.attachments(host).get(bus_id) == attachment:
+            _remove(host, bus_id)
+            _close_for_devices(host, _bus(bus_id))
 
 
-def _is_claimed(host: Host, bus_id: str) -> bool:
-    return host.exists(f"{locks.LOCKS}/{CLAIM}{bus_id}")
+def cover(host: Host, bus_id: str, attachment: str, number: str, is_several: bool) -> None:
+    """Note that all configurations of a claimed device were announced; are there several?
+
+    SystemLackError when the kernel's file cannot be written.
+    """
+    bus = _bus(bus_id)
+    _write(host, claims.CLAIM + bus_id, f"{attachment} {number}{claims.SEVERAL * is_several}")
+    if is_several or len(claims.on(host, bus)) > 1:
+        with _lock(host, bus):
+            _close_for_devices(host, bus)
+
+
+def let_in(host: Host, device: UsbDevice, attachment: str) -> None:
+    """Have a device judged like any other that came to a port of a bus closed for devices.
+
+    Not one that the administrator or usbguard keeps out.
+    """
+    bus = _bus(device.bus_id)
+    with _lock(host, bus):
+        _write(host, claims.CLAIM + device.bus_id, attachment)
+        _close(host, bus)
+        if host.read(_switch(bus, "")).strip() == "1" and not host.find_command(USBGUARD):
+            device.write("authorized", "1", "authorize")
 
 
 def withdraw_all(host: Host, attachment: str) -> None:
     """Withdraw what a dead importer of this attachment has claimed; its lock must be held."""
-    for bus_id, claimed_for in claims(host).items():
+    for bus_id, claimed_for in claims.attachments(host).items():
         if claimed_for == attachment:
             withdraw(host, bus_id, attachment)
 
@@ -70,7 +100,7 @@ def repair(host: Host) -> list[Exception]:
     Whatever fails keeps no other bus from that; gives all failures.
     """
     failures: list[Exception] = []
-    buses = {_bus(bus_id) for bus_id in claims(host)}
+    buses = {_bus(bus_id) for bus_id in claims.attachments(host)}
     for name in host.listing(locks.LOCKS):
         bus = name.removeprefix(GATE).removeprefix(LOCK).removesuffix(".lock")
         if bus != name and bus.isdigit():
@@ -79,7 +109,10 @@ def repair(host: Host) -> list[Exception]:
         try:
             with _lock(host, bus):
                 _withdraw_dead(host, bus)
-                _open_if_free(host, bus)
+                if claims.on(host, bus):
+                    _close_for_devices(host, bus)
+                else:
+                    _open(host, bus)
         except (UsbProxyError, OSError) as error:
             failures.append(error)
     return failures
@@ -87,28 +120,23 @@ def repair(host: Host) -> list[Exception]:
 
 def _withdraw_dead(host: Host, bus: str) -> None:
     """Whoever claims has the lock of its attachment, and writes under that of the bus."""
-    for bus_id, attachment in claims(host).items():
+    for bus_id, attachment in claims.attachments(host).items():
         lock = locks.Lock(host, locks.IMPORT + attachment)
         if _bus(bus_id) == bus and not host.exists(f"{DEVICES}/{bus_id}") and lock.acquire(0):
             with lock:
-                host.remove(f"{locks.LOCKS}/{CLAIM}{bus_id}")
+                _remove(host, bus_id)
 
 
-def claims(host: Host) -> dict[str, str]:
-    """All claims: the bus id in this qube, and the attachment that it is for."""
-    found = {}
-    for name in host.listing(locks.LOCKS):
-        try:
-            if name.startswith(CLAIM):
-                found[name.removeprefix(CLAIM)] = host.read(f"{locks.LOCKS}/{name}").strip()
-        except FileNotFoundError:
-            pass  # It has been withdrawn meanwhile.
-    return found
+def _remove(host: Host, bus_id: str) -> None:
+    """Remove a claim. The last one opens its bus first: after a death it is what is found."""
+    if len(claims.on(host, _bus(bus_id))) == 1:
+        _open(host, _bus(bus_id))
+    host.remove(f"{locks.LOCKS}/{claims.CLAIM}{bus_id}")
 
 
 def unannounced(host: Host, device: UsbDevice) -> list[str]:
     """The interfaces of a device that have no driver because they were not announced."""
-    return unauthorized(host, device) if _is_claimed(host, device.bus_id) else []
+    return unauthorized(host, device) if claims.is_claimed(host, device.bus_id) else []
 
 
 def unauthorized(host: Host, device: UsbDevice) -> list[str]:
@@ -126,6 +154,11 @@ def unauthorized(host: Host, device: UsbDevice) -> list[str]:
 def is_closed(host: Host, bus_id: str) -> bool:
     """Whether it is our doing that no driver looks at what comes to a port."""
     return host.exists(f"{locks.LOCKS}/{GATE}{_bus(bus_id)}")
+
+
+def is_closed_for_devices(host: Host, bus: str) -> bool:
+    """Whether it is our doing that the kernel configures nothing new on a bus."""
+    return host.exists(f"{locks.LOCKS}/{DEVICES_GATE}{bus}")
 
 
 def authorize(
@@ -165,9 +198,9 @@ def _bus(bus_id: str) -> str:
     return bus_id.partition("-")[0]
 
 
-def _switch(bus: str) -> str:
-    """The kernel's file that says whether interfaces of a bus are authorized by default."""
-    return f"{DEVICES}/usb{bus}/interface_authorized_default"
+def _switch(bus: str, kind: str = "interface_") -> str:
+    """The kernel's file that says whether interfaces, or devices, are authorized by default."""
+    return f"{DEVICES}/usb{bus}/{kind}authorized_default"
 
 
 def _close(host: Host, bus: str) -> None:
@@ -177,31 +210,79 @@ def _close(host: Host, bus: str) -> None:
         if host.read(switch).strip() != "0":
             _write(host, GATE + bus, "")
             host.write(switch, "0")
+        _open_for_devices(host, bus)
     except OSError as error:
         raise SystemLackError("UP-756", path=switch, reason=reason(error)) from error
 
 
-def _open_if_free(host: Host, bus: str) -> None:
-    """Undo `_close` once nothing is claimed on the bus; all the same if vhci-hcd was unloaded.
+def _close_for_devices(host: Host, bus: str) -> None:
+    """Authorize interfaces of a bus by default, but no new device, if that helps one there.
+
+    Not where the administrator or usbguard has closed the bus: they would not know ours.
+    """
+    switch, claimed = _switch(bus, ""), claims.on(host, bus)
+    is_several = any(noted.endswith(claims.SEVERAL) for noted in claimed.values())
+    if not is_several or not claims.are_covered(host, claimed) or not is_closed(host, bus):
+        return
+    try:
+        if not is_closed_for_devices(host, bus):
+            if host.read(switch).strip() != "1" or host.find_command(USBGUARD):
+                return
+            _write(host, DEVICES_GATE + bus, "")
+            host.write(switch, "0")
+        # One that came before that is found out, and one that comes later waits.
+        if claims.are_covered(host, claimed):
+            host.write(_switch(bus), "1")
+    except OSError as error:
+        raise SystemLackError("UP-756", path=switch, reason=reason(error)) from error
+
+
+def _open_for_devices(host: Host, bus: str) -> None:
+    """Undo that, once no interface is authorized by default, or nothing is claimed.
+
+    What others plugged in meanwhile, and udev has not seen yet, is authorized. One that came to a
+    claimed port waits for whoever has claimed that.
+    """
+    if not is_closed_for_devices(host, bus):
+        return
+    switch = _switch(bus, "")
+    if host.exists(switch):
+        host.write(switch, "1")
+    host.remove(f"{locks.LOCKS}/{DEVICES_GATE}{bus}")
+
+    def allow(device: UsbDevice) -> None:
+        if not device.is_authorized():
+            device.write("authorized", "1", "authorize")
+
+    _for_others(host, bus, allow)
+
+
+def _for_others(host: Host, bus: str, act: Callable[[UsbDevice], None]) -> None:
+    """Do something with each device in a port of a bus that nobody has claimed."""
+    claimed = claims.on(host, bus)
+    for name in host.listing(DEVICES):
+        if name.startswith(f"{bus}-") and ":" not in name and name not in claimed:
+            try:
+                with UsbDevice(host, BusId(name)) as device:
+                    act(device)
+            except NoDeviceError:
+                pass  # It has just gone.
+
+
+def _open(host: Host, bus: str) -> None:
+    """Undo `_close`; all the same if vhci-hcd was unloaded.
 
     Authorizes what others plugged in meanwhile and udev has not seen yet.
     """
-    gate = f"{locks.LOCKS}/{GATE}{bus}"
-    names = host.listing(locks.LOCKS)
-    if not host.exists(gate) or any(name.startswith(f"{CLAIM}{bus}-") for name in names):
+    gate, switch = f"{locks.LOCKS}/{GATE}{bus}", _switch(bus)
+    if not host.exists(gate):
         return
-    switch = _switch(bus)
     try:
         if host.exists(switch):
             host.write(switch, "1")
+        _open_for_devices(host, bus)
         host.remove(gate)
-        names = host.listing(DEVICES)
-        for name in [name for name in names if name.startswith(f"{bus}-") and ":" not in name]:
-            try:
-                with UsbDevice(host, BusId(name)) as device:
-                    authorize(host, device, unauthorized(host, device))
-            except NoDeviceError:
-                pass  # It has just gone.
+        _for_others(host, bus, lambda d: authorize(host, d, unauthorized(host, d)))
     except OSError as error:
         raise SystemLackError("UP-756", path=switch, reason=reason(error)) from error
 
