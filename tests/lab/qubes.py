@@ -107,8 +107,8 @@ class Qubes:
             # 004 is free; what a port shows meanwhile is not.
             " grep -hv -e ^hub -e ' 004 ' /sys/devices/platform/vhci_hcd.0/status*;"
             " pgrep -af 'usb-(export|import)|[l]aunch usb-|[q]rexec-client-vm';"
-            # A bus on which interfaces get no driver, or devices no configuration.
-            " grep -L 1 /sys/devices/platform/vhci_hcd.*/usb*/*authorized_default;"
+            # A bus on which interfaces get no driver; some tests close one for devices themselves.
+            " grep -L 1 /sys/devices/platform/vhci_hcd.*/usb*/interface_authorized_default;"
             # Unnamed stream sockets: the connections' own, which the kernel's drivers may hold.
             " awk '$5 == \"0001\" && NF == 7' /proc/net/unix"
         )
