@@ -82,7 +82,7 @@ SHORT_DEATHS = (
     ("KILL", "gates._close write interface_authorized_default"),
     ("KILL", "sysfs.UsbDevice.write write authorized"),
     ("KILL with its shell", "gates.authorize write drivers_probe"),
-    ("KILL", "gates._open write interface_authorized_default"),
+    ("KILL", "gates._switch_on write interface_authorized_default"),
 )
 """The judge's, of which `make check` has one each."""
 

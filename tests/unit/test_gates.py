@@ -37,7 +37,7 @@ class Phone(Bus):
         if self.becomes_meanwhile:
             (self.device / "devnum").write_text(f"{self.becomes_meanwhile}\n")
 
-    def come(self, number: int = 2, other: str = KEYBOARD, count: int = 2) -> None:
+    def come(self, number: int = 2, other: str = KEYBOARD) -> None:
         """It is plugged in, or has become another one when it was reset."""
         self.plug(interface(0, STICK))
         (self.device / "devnum").write_text(f"{number}\n")
@@ -46,7 +46,7 @@ class Phone(Bus):
         if is_closed:
             (self.device / "bConfigurationValue").write_text("\n")
         shown = configuration(1, interface(0, STICK)) + configuration(2, interface(0, other))
-        (self.device / "descriptors").write_bytes(DEVICE[:17] + bytes([count]) + shown)
+        (self.device / "descriptors").write_bytes(DEVICE[:17] + bytes([2]) + shown)
 
     def defaults(self) -> tuple[str, str]:
         return self.switch.read_text().strip(), self.default.read_text().strip()

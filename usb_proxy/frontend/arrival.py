@@ -128,7 +128,7 @@ class Judge:
             raise PeerError("UP-640", announced=announced, came=shown)
         if configuration or not self._let_in(device):
             is_several = untrusted_descriptors[USB_DT_DEVICE_SIZE - 1] > 1
-            if is_several or is_attached:  # Others may need to know; whoever attaches does not.
+            if is_several or is_attached:  # One with a single configuration is noted for others.
                 self._cover(device, announced, set().union(*everything.values()), is_several)
         if not configuration:
             return  # It gets one, which is announced anew, or is of no use.

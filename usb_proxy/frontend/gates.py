@@ -59,7 +59,6 @@ def withdraw(host: Host, bus_id: str, attachment: str) -> None:
         # Another one may have claimed the port meanwhile.
         if claims.attachments(host).get(bus_id) == attachment:
             _remove(host, bus_id)
-            _close_for_devices(host, _bus(bus_id))
 
 
 def cover(host: Host, bus_id: str, attachment: str, number: str, is_several: bool) -> None:
@@ -83,7 +82,7 @@ def let_in(host: Host, device: UsbDevice, attachment: str) -> None:
     with _lock(host, bus):
         _write(host, claims.CLAIM + device.bus_id, attachment)
         _close(host, bus)
-        if host.read(_switch(bus, "")).strip() == "1" and not host.find_command(USBGUARD):
+        if _is_ours_to_say(host, bus):
             device.write("authorized", "1", "authorize")
 
 
@@ -109,9 +108,7 @@ def repair(host: Host) -> list[Exception]:
         try:
             with _lock(host, bus):
                 _withdraw_dead(host, bus)
-                if claims.on(host, bus):
-                    _close_for_devices(host, bus)
-                else:
+                if not claims.on(host, bus):
                     _open(host, bus)
         except (UsbProxyError, OSError) as error:
             failures.append(error)
@@ -129,9 +126,13 @@ def _withdraw_dead(host: Host, bus: str) -> None:
 
 def _remove(host: Host, bus_id: str) -> None:
     """Remove a claim. The last one opens its bus first: after a death it is what is found."""
-    if len(claims.on(host, _bus(bus_id))) == 1:
-        _open(host, _bus(bus_id))
+    bus = _bus(bus_id)
+    is_last = len(claims.on(host, bus)) == 1
+    if is_last:
+        _open(host, bus)
     host.remove(f"{locks.LOCKS}/{claims.CLAIM}{bus_id}")
+    if not is_last:
+        _close_for_devices(host, bus)
 
 
 def unannounced(host: Host, device: UsbDevice) -> list[str]:
@@ -216,23 +217,29 @@ def _close(host: Host, bus: str) -> None:
 
 
 def _close_for_devices(host: Host, bus: str) -> None:
-    """Authorize interfaces of a bus by default, but no new device, if that helps one there.
-
-    Not where the administrator or usbguard has closed the bus: they would not know ours.
-    """
+    """Authorize interfaces of a bus by default, but no new device, if that helps one there."""
     switch, claimed = _switch(bus, ""), claims.on(host, bus)
     is_several = any(noted.endswith(claims.SEVERAL) for noted in claimed.values())
     if not is_several or not claims.are_covered(host, claimed) or not is_closed(host, bus):
         return
     try:
         if not is_closed_for_devices(host, bus):
-            if host.read(switch).strip() != "1" or host.find_command(USBGUARD):
+            if not _is_ours_to_say(host, bus):
                 return
             _write(host, DEVICES_GATE + bus, "")
             host.write(switch, "0")
         # One that came before that is found out, and one that comes later waits.
         if claims.are_covered(host, claimed):
             host.write(_switch(bus), "1")
+    except OSError as error:
+        raise SystemLackError("UP-756", path=switch, reason=reason(error)) from error
+
+
+def _is_ours_to_say(host: Host, bus: str) -> bool:
+    """Whether neither the administrator nor usbguard says which devices of a bus are authorized."""
+    switch = _switch(bus, "")
+    try:
+        return host.read(switch).strip() == "1" and not host.find_command(USBGUARD)
     except OSError as error:
         raise SystemLackError("UP-756", path=switch, reason=reason(error)) from error
 
@@ -245,9 +252,7 @@ def _open_for_devices(host: Host, bus: str) -> None:
     """
     if not is_closed_for_devices(host, bus):
         return
-    switch = _switch(bus, "")
-    if host.exists(switch):
-        host.write(switch, "1")
+    _switch_on(host, _switch(bus, ""))
     host.remove(f"{locks.LOCKS}/{DEVICES_GATE}{bus}")
 
     def allow(device: UsbDevice) -> None:
@@ -270,19 +275,22 @@ def _for_others(host: Host, bus: str, act: Callable[[UsbDevice], None]) -> None:
 
 
 def _open(host: Host, bus: str) -> None:
-    """Undo `_close`; all the same if vhci-hcd was unloaded.
+    """Undo `_close`.
 
     Authorizes what others plugged in meanwhile and udev has not seen yet.
     """
-    gate, switch = f"{locks.LOCKS}/{GATE}{bus}", _switch(bus)
-    if not host.exists(gate):
-        return
+    if is_closed(host, bus):
+        _switch_on(host, _switch(bus))
+        _open_for_devices(host, bus)
+        host.remove(f"{locks.LOCKS}/{GATE}{bus}")
+        _for_others(host, bus, lambda d: authorize(host, d, unauthorized(host, d)))
+
+
+def _switch_on(host: Host, switch: str) -> None:
+    """Authorize by default; all the same if vhci-hcd was unloaded."""
     try:
         if host.exists(switch):
             host.write(switch, "1")
-        _open_for_devices(host, bus)
-        host.remove(gate)
-        _for_others(host, bus, lambda d: authorize(host, d, unauthorized(host, d)))
     except OSError as error:
         raise SystemLackError("UP-756", path=switch, reason=reason(error)) from error
 
