@@ -50,10 +50,10 @@ class Faults(Qubes):
             self.install(guest)
 
     def install(self, guest: Guest) -> None:
-        """Put the tracer into a guest that was just booted; it does nothing until it is told."""
+        """Put the tracer into a guest, once; it does nothing until it is told."""
         guest.push(GUEST / "launch", f"{FOLDER}/launch")
         guest.push(GUEST / "tracer.py", f"{FOLDER}/tracer.py")
-        guest.run(f"mount --bind {FOLDER}/launch {LAUNCH}")
+        guest.run(f"mountpoint -q {LAUNCH} || mount --bind {FOLDER}/launch {LAUNCH}")
 
     def restart(self, guest: Guest) -> None:
         """Kill a guest's machine and boot it afresh, with the tracer."""

@@ -158,10 +158,14 @@ class Guest:
         return self.run(f"cat {shlex.quote(path)}").stdout
 
     def write(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
-        """Write a file, making its folder where needed."""
-        name = shlex.quote(path)
+        """Write a file, making its folder where needed; nobody sees a part of it.
+
+        udev may read its rules at any moment, and takes them for unchanged from then on.
+        """
+        name, fresh = shlex.quote(path), shlex.quote(f"{path}.fresh")
         self.run(
-            f'mkdir -p "$(dirname {name})" && cat >{name} && chmod {mode:o} {name}',
+            f'mkdir -p "$(dirname {name})" && cat >{fresh} && chmod {mode:o} {fresh}'
+            f" && mv -f {fresh} {name}",
             stdin=data if isinstance(data, bytes) else data.encode(),
         )
 
