@@ -21,7 +21,7 @@ FILES = $(sort $(wildcard $(or \
 MODULES := $(filter usb_proxy/%.py,$(or $(FILES),$(shell find usb_proxy -name '[!.]*.py' | LC_ALL=C sort)))
 
 # What the lab, the packages and the checks need on Debian 12 or 13; installed when it is missing.
-LAB_TOOLS := build-essential debhelper dh-python qemu-system-x86 mmdebstrap busybox-static \
+LAB_TOOLS := build-essential debhelper dh-python qemu-system-x86 qemu-utils mmdebstrap busybox-static \
 	apt-utils e2fsprogs git gpg gpg-agent python3 util-linux
 PACKAGE_TOOLS := build-essential debhelper dh-python python3-all python3-setuptools python3-stdeb \
 	rpm makepkg pacman-package-manager libarchive-tools fakeroot zstd apt-utils createrepo-c git \

@@ -20,17 +20,8 @@ BACKEND, FRONTEND = "sys-usb", "work"
 CONSOLE_LINES = 40
 AUDIO_OUTPUTS = 2
 PLUG_SECONDS = 15
-READER = """
-import posix, sys
-for name in posix.listdir(b"."):
-    try:
-        with open(name, "rb") as file:
-            value = file.read()
-    except FileNotFoundError:
-        continue
-    sys.stdout.buffer.write(b"%s\\0%d\\0%s" % (name, len(value), value))
-"""
-"""All keys: names, sizes and values, each of them as it was at one moment."""
+DATABASE = "/run/lab-qubesdb"
+BUSYBOX = "/usr/lib/lab/busybox"
 
 PORTS = {"xhci.0": "12345678", "ehci.0": "123456"}
 
@@ -53,7 +44,7 @@ class Guest:
         if name == BACKEND:
             options += ["-device", "qemu-xhci,id=xhci,p2=8,p3=15", "-device", "usb-ehci,id=ehci"]
             for number in range(AUDIO_OUTPUTS):
-                output = f"id=audio{number},path={self._audio_path(number)}"
+                output = f"id=audio{number},path={self._audio_path(number).name}"
                 options += ["-audiodev", f"wav,{output},out.frequency=48000"]
         self._machine = Machine(name, image, folder, options, speed=speed)
         self._ready = threading.Event()
@@ -68,11 +59,15 @@ class Guest:
     def start(self) -> None:
         """Boot; see `wait_ready`."""
         self._ready = self._router.add(self.name, self._machine.start())
+        if self._machine.is_restored:
+            self._ready.set()  # It has said so before.
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until the agent answers."""
         if not self._ready.wait(timeout):
             raise self.failure(f"not up after {timeout:.0f} s")
+        self._machine.save()
+        self.run(f"hostname {self.name}; date --set @{time.time()}")
 
     def kill(self) -> None:
         """SIGKILL its QEMU: no goodbye to anybody."""
@@ -145,11 +140,11 @@ class Guest:
         """Start a service's call from dom0."""
         return self._router.call(self.name, wire.SERVICE, user, service, stdin)
 
-    def wait_for(self, condition: str, timeout: float = 30) -> None:
-        """Wait until a shell condition holds in the guest."""
-        loop = f"until {{ {condition}\n}} >/dev/null 2>&1; do sleep 0.1; done"
+    def wait_for(self, condition: str, timeout: float = 30, then: str = ":") -> Completed:
+        """Wait until a shell condition holds in the guest, and run another command there `then`."""
+        loop = f"until {{ {condition}\n}} >/dev/null 2>&1; do sleep 0.1; done; {then}"
         try:
-            self.run(loop, timeout=timeout)
+            return self.run(loop, timeout=timeout)
         except LabError as error:
             raise self.failure(f"waited {timeout:.0f} s for: {condition}") from error
 
@@ -175,7 +170,10 @@ class Guest:
 
     def database(self) -> dict[str, bytes]:
         """The whole QubesDB, by key."""
-        data = self.run(f"cd /run/lab-qubesdb && exec python3 -ISc {shlex.quote(READER)}").stdout
+        done = self._router.call(self.name, wire.READ, "root", DATABASE, b"").wait(60)
+        if done.code:
+            raise self.failure(f"{DATABASE} cannot be read: code {done.code}")
+        data = done.stdout
         found = {}
         while data:
             name, size, data = data.split(b"\0", 2)

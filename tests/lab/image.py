@@ -216,6 +216,7 @@ def _install_guest(root: Path) -> None:
             shutil.copy(path, root / "usr/lib/udev/rules.d")
         elif path.is_file():
             shutil.copy(path, folder)
+    shutil.copy(initrd.BUSYBOX, folder)
     for name, target in COMMANDS.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(target)

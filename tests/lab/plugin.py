@@ -24,7 +24,7 @@ def qubes(running_lab: Qubes) -> Iterator[Qubes]:
     yield running_lab
     problems = running_lab.await_clean()
     for guest in (running_lab.backend, running_lab.frontend):
-        said = guest.run("dmesg --level=emerg,alert,crit --notime; dmesg -C").text
+        said = guest.run("dmesg --read-clear --level=emerg,alert,crit --notime").text
         problems += [f"{guest.name}: {line}" for line in said.splitlines()]
     running_lab.unplug_all()
     for guest in (running_lab.backend, running_lab.frontend):

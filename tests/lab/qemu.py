@@ -15,9 +15,10 @@ from typing import Any
 
 from .errors import LabError
 from .image import Image, cache_folder
+from .saved import Saved
 
 QEMU = "qemu-system-x86_64"
-PROBE_SECONDS = 10
+PROBE_SECONDS, SAVED_SECONDS = 10, 60
 
 
 def accelerator(image: Image) -> list[str]:
@@ -136,6 +137,39 @@ class Monitor:
         return message
 
 
+def _hardware(image: Image) -> list[str]:
+    """QEMU's options for what each guest sees."""
+    append = (
+        "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check net.ifnames=0 "
+        "mitigations=off random.trust_cpu=on"
+    )
+    return [
+        "-machine",
+        "q35,sata=off,smbus=off,i8042=off,vmport=off,hpet=off,usb=off",
+        "-m",
+        "512",
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-kernel",
+        str(image.kernel),
+        "-initrd",
+        str(image.initrd),
+        "-append",
+        append,
+        "-serial",
+        "chardev:console",
+        "-device",
+        "virtio-blk-pci,drive=root",
+        "-device",
+        "virtio-serial-pci",
+        "-device",
+        "virtserialport,chardev=port,name=lab",
+    ]
+
+
 class Machine:
     """One guest's QEMU. To be started by a thread that lives as long: QEMU dies with it."""
 
@@ -152,71 +186,75 @@ class Machine:
         self.name, self.folder = name, folder
         self.console = folder / f"{name}.console"
         self._port, self._qmp = folder / f"{name}.port", folder / f"{name}.qmp"
-        self._command = self._build(image, [*(speed or accelerator(image)), *options])
+        self._written = folder / f"{name}.qcow2"
+        hardware = [QEMU, *_hardware(image), *(speed or accelerator(image)), *options]
+        # Not in virtual time, which begins with the guest, nor where the processor is the host's.
+        is_kept = speed is None and "kvm" not in hardware
+        self._saved = Saved(image.disk, hardware) if is_kept else None
+        self._image = image
+        self._command = [
+            # so that no QEMU outlives a test run that was killed
+            *([] if not shutil.which("setpriv") else ["setpriv", "--pdeathsig", "KILL"]),
+            *hardware,
+            "-name",
+            self.name,
+            "-chardev",
+            f"file,id=console,path={self.console},append=on",
+            "-chardev",
+            f"socket,id=port,path={self._port},server=on,wait=off",
+            "-qmp",
+            f"unix:{self._qmp},server=on,wait=off",
+        ]
+        self.is_restored = False
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: Monitor | None = None
 
-    def _build(self, image: Image, options: list[str]) -> list[str]:
-        machine = "q35,sata=off,smbus=off,i8042=off,vmport=off,hpet=off,usb=off"
-        append = (
-            "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check net.ifnames=0 "
-            f"mitigations=off random.trust_cpu=on lab.name={self.name}"
-        )
-        return [
-            # so that no QEMU outlives a test run that was killed
-            *([] if not shutil.which("setpriv") else ["setpriv", "--pdeathsig", "KILL"]),
-            QEMU,
-            "-name",
-            self.name,
-            "-machine",
-            machine,
-            "-m",
-            "512",
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-kernel",
-            str(image.kernel),
-            "-initrd",
-            str(image.initrd),
-            "-append",
-            append,
-            "-chardev",
-            f"file,id=console,path={self.console},append=on",
-            "-serial",
-            "chardev:console",
-            "-drive",
-            f"id=root,if=none,format=raw,snapshot=on,file={image.disk}",
-            "-device",
-            "virtio-blk-pci,drive=root",
-            "-chardev",
-            f"socket,id=port,path={self._port},server=on,wait=off",
-            "-device",
-            "virtio-serial-pci",
-            "-device",
-            "virtserialport,chardev=port,name=lab",
-            "-qmp",
-            f"unix:{self._qmp},server=on,wait=off",
-            *options,
-        ]
-
     def start(self) -> socket.socket:
         """Start it; returns the host's end of its port."""
-        for path in (self._port, self._qmp):
+        for path in (self._port, self._qmp, self._written):
             path.unlink(missing_ok=True)
+        self.is_restored = self._saved is not None and self._saved.exists()
+        if self._saved:
+            drive = self._saved.drive(None if self.is_restored else self._written)
+        else:
+            drive = f"id=root,if=none,format=raw,snapshot=on,file={self._image.disk}"
+        waiting = ["-incoming", "defer"] if self.is_restored else []
         with (self.folder / f"{self.name}.qemu").open("wb") as log:
             self._process = subprocess.Popen(
-                self._command,
+                [*self._command, "-drive", drive, *waiting],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                cwd=self.folder,
                 env={**os.environ, "TMPDIR": str(self.folder)},
             )
         self._monitor = Monitor(self._connect(self._qmp))
-        return self._connect(self._port)
+        port = self._connect(self._port)  # Before it runs: its agent has to see a host.
+        if self._saved and self.is_restored:
+            self._monitor.command("migrate-incoming", uri=f"exec:cat {self._saved.memory}")
+            self._go_on("paused")
+        return port
+
+    def save(self) -> None:
+        """Keep it as it is now, just booted, for the next of its kind."""
+        if self._saved and not self.is_restored:
+            self._saved.save(self._written, self._migrate)
+
+    def _migrate(self, path: Path) -> None:
+        self.monitor.command("stop")
+        self.monitor.command("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
+        self.monitor.command("migrate", uri=f"exec:cat >{path}")
+        self._go_on("postmigrate")
+
+    def _go_on(self, status: str) -> None:
+        """Run again, once QEMU has written or read the state."""
+        deadline = time.monotonic() + SAVED_SECONDS
+        while (now := self.monitor.command("query-status")["status"]) != status:
+            if time.monotonic() > deadline:
+                raise LabError(f"QEMU: {self.name} is {now} after {SAVED_SECONDS} s")
+            time.sleep(0.05)
+        self.monitor.command("cont")
 
     def _connect(self, path: Path) -> socket.socket:
         for _ in itertools.repeat(None, 500):

@@ -9,7 +9,7 @@ from pathlib import Path
 from usb_proxy.dom0 import untrusted
 from usb_proxy.idents import Announcement
 
-from .guests import Guest
+from .guests import BUSYBOX, Guest
 from .lab import Lab
 from .router import Call, Completed
 
@@ -44,12 +44,11 @@ class Qubes:
         """The bus id of the device in sys-usb with `FILE=TEXT` in sysfs, once it is `ready`."""
         name, _, text = attribute.partition("=")
         find = (
-            'for d in /sys/bus/usb/devices/*-*; do case "$d" in *:*) continue; esac;'
-            f' [ "$(cat "$d/{name}" 2>&-)" = "{text}" ] && test -e "$d"/{ready}'
-            ' && basename "$d" && break; done'
+            'found=; for d in /sys/bus/usb/devices/*-*; do case "$d" in *:*) continue; esac;'
+            f' read -r said <"$d/{name}" && [ "$said" = "{text}" ] && test -e "$d"/{ready}'
+            ' && found="${d##*/}" && break; done; [ "$found" ]'
         )
-        self.backend.wait_for(f"{find} | grep -q .")
-        return self.backend.run(find).text
+        return self.backend.wait_for(find, then='echo "$found"').text
 
     def told(self, device: str) -> str:
         """What dom0 tells of a device, as sys-usb publishes it: see `dom0.services.told`."""
@@ -106,7 +105,7 @@ class Qubes:
             " ls -d /sys/bus/usb/drivers/usbip-host/*-*;"
             # 004 is free; what a port shows meanwhile is not.
             " grep -hv -e ^hub -e ' 004 ' /sys/devices/platform/vhci_hcd.0/status*;"
-            " pgrep -af 'usb-(export|import)|[l]aunch usb-|[q]rexec-client-vm';"
+            f" {BUSYBOX} pgrep -af 'usb-(export|import)|[l]aunch usb-|[q]rexec-client-vm';"
             # A bus on which interfaces get no driver; some tests close one for devices themselves.
             " grep -L 1 /sys/devices/platform/vhci_hcd.*/usb*/interface_authorized_default;"
             # Unnamed stream sockets: the connections' own, which the kernel's drivers may hold.

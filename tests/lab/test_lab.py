@@ -335,3 +335,6 @@ def test_kill_and_restart(lab: Lab) -> None:
         lab.backend.run("true")
     lab.backend.restart()
     assert lab.backend.run("ls /sys/bus/usb/devices/ | grep -c ^usb").text == "3"
+    assert lab.backend.run("hostname").text == "sys-usb"
+    assert abs(int(lab.backend.run("date +%s").text) - time.time()) < 5
+    assert lab.backend.run("ls /etc/qubes-rpc").text == "", "it has the old disk"

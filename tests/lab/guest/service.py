@@ -16,6 +16,9 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USERS_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
 """A service's is that of a login shell of its user (/etc/profile)."""
 
+TOOLS = ". /usr/lib/lab/tools; "
+"""What a shell reads before a test's command."""
+
 ENOENT = 2  # <asm-generic/errno-base.h>
 
 
@@ -119,7 +122,7 @@ def _start(link: _socket.socket, payload: bytes) -> "tuple[Relay, bool]":
     kind, user, remote, command = payload.split(b"\0", 3)
     signals = Signals()
     if kind == wire.EXEC:
-        argv, extra = ["/bin/sh", "-c", os.fsdecode(command)], {}
+        argv, extra = ["/bin/sh", "-c", TOOLS + os.fsdecode(command)], {}
         pairs = _pipe(True), _pipe(False), _pipe(False)
         owner = user.decode()
     else:
@@ -143,10 +146,26 @@ def _start(link: _socket.socket, payload: bytes) -> "tuple[Relay, bool]":
     return Relay(link, signals, ours, pid, log), kind == wire.EXEC
 
 
+def _read(link: _socket.socket, folder: bytes) -> int:
+    """Send all files of a folder, each as it was at one moment: name, size and contents."""
+    for name in os.listdir(folder):
+        try:
+            with open(folder + b"/" + name, "rb") as file:
+                value = file.read()
+        except FileNotFoundError:
+            continue
+        link.send(bytes((wire.STDOUT,)) + b"%s\0%d\0%s" % (name, len(value), value))
+    link.send(bytes((wire.EXIT,)) + wire.number(0))
+    return 0
+
+
 def serve(link: _socket.socket, payload: bytes) -> int:
     """Run one connection, to its end; returns the exit code of what it ran."""
+    kind, _, _, path = payload.split(b"\0", 3)
+    if kind == wire.READ:
+        return _read(link, path)
     try:
-        relay, command = _start(link, payload)
+        relay, is_command = _start(link, payload)
     except Unusable as unusable:
         code: int = unusable.args[0]
         for frame in (
@@ -157,7 +176,7 @@ def serve(link: _socket.socket, payload: bytes) -> int:
             link.send(frame)
         return code
     relay.run()
-    if command and relay.local is None:
+    if is_command and relay.local is None:
         # The caller gave up: a test's command has nobody left to end it.
         relay.kill_group()
     return relay.wait()

@@ -13,7 +13,7 @@ Nothing is imported here: every import costs start-up time in an emulated guest.
 # host -> guest: OPEN starts a service or a command; ACCEPT and REFUSE answer a CALL
 # guest -> host: CALL asks for another guest's service; READY, CHANGED are news on channel 0
 OPEN, CALL, ACCEPT, REFUSE, STDIN, STDOUT, STDERR, EXIT, CREDIT, CLOSE, READY, CHANGED = range(12)
-SERVICE, EXEC = b"service", b"exec"  # what OPEN can start
+SERVICE, EXEC, READ = b"service", b"exec", b"read"  # what OPEN can start
 
 CHUNK = 1 << 16  # most data in one frame, as in qrexec
 WINDOW = 1 << 18
