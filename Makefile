@@ -338,12 +338,12 @@ check-real: $(VENV) dist $(if $(CORE_ADMIN_CLIENT),deb) ## with others' real par
 	$(AS_ROOT) $(foreach part,$(PARTS),$(part)='$($(part))') \
 		$(PYTHON) $(TEST) tests/real
 
-# The guests of one lab seldom have work for more than one processor.
-TWO_LABS := -n 2 --dist loadfile
+# The tests of one lab wait half of their time: so three at once, for two processors.
+LABS := -n 3 --dist loadfile
 LONG :=
 check-lab: $(VENV) lab-tools deb ## the tests in the lab, with a short part of those of faults and phones
-	$(call beside,$(TWO_LABS) $(LONG) tests/lab tests/integration tests/bench,$(AS_ROOT))
-	$(call beside,$(TWO_LABS) -m short tests/faults tests/phones,$(AS_ROOT))
+	$(call beside,$(LABS) $(LONG) tests/lab tests/integration tests/bench,$(AS_ROOT))
+	$(call beside,$(LABS) -m short tests/faults tests/phones,$(AS_ROOT))
 
 lab: $(VENV) lab-tools deb ## both guests and a Python prompt; tests in CASES, stopped where one fails
 	$(AS_ROOT) $(PYTHON) $(if $(CASES),$(TEST) --pdb $(CASES),-m tests.lab.shell dist)
@@ -351,7 +351,7 @@ lab: $(VENV) lab-tools deb ## both guests and a Python prompt; tests in CASES, s
 HOLDS := 1
 check-faults: $(VENV) lab-tools deb ## all tests of faults, or those in CASES, HOLDS times; goes on after a stop
 	@for holds in $$(seq $(HOLDS)); do \
-		$(AS_ROOT) HOLDS=$$holds $(PYTHON) $(TEST) -n 2 --dist worksteal \
+		$(AS_ROOT) HOLDS=$$holds $(PYTHON) $(TEST) -n 3 --dist worksteal \
 			$(or $(CASES),tests/faults) || failed=1; \
 	done; [ -z "$$failed" ]
 
