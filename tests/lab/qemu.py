@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -232,29 +233,31 @@ class Machine:
         self._monitor = Monitor(self._connect(self._qmp))
         port = self._connect(self._port)  # Before it runs: its agent has to see a host.
         if self._saved and self.is_restored:
-            self._monitor.command("migrate-incoming", uri=f"exec:cat {self._saved.memory}")
-            self._go_on("paused")
+            memory = shlex.quote(str(self._saved.memory))
+            self._monitor.command("migrate-incoming", uri=f"exec:cat {memory}")
+            self._await_status("paused")
+            self._monitor.command("cont")
         return port
 
     def save(self) -> None:
         """Keep it as it is now, just booted, for the next of its kind."""
         if self._saved and not self.is_restored:
-            self._saved.save(self._written, self._migrate)
+            self._saved.save(self._written, self._stop_and_write)
+            self.monitor.command("cont")
 
-    def _migrate(self, path: Path) -> None:
+    def _stop_and_write(self, path: Path) -> None:
         self.monitor.command("stop")
         self.monitor.command("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
-        self.monitor.command("migrate", uri=f"exec:cat >{path}")
-        self._go_on("postmigrate")
+        self.monitor.command("migrate", uri=f"exec:cat >{shlex.quote(str(path))}")
+        self._await_status("postmigrate")
 
-    def _go_on(self, status: str) -> None:
-        """Run again, once QEMU has written or read the state."""
+    def _await_status(self, status: str) -> None:
+        """Wait until QEMU has written or read a state."""
         deadline = time.monotonic() + SAVED_SECONDS
         while (now := self.monitor.command("query-status")["status"]) != status:
             if time.monotonic() > deadline:
                 raise LabError(f"QEMU: {self.name} is {now} after {SAVED_SECONDS} s")
             time.sleep(0.05)
-        self.monitor.command("cont")
 
     def _connect(self, path: Path) -> socket.socket:
         for _ in itertools.repeat(None, 500):

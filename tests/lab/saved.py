@@ -47,15 +47,15 @@ class Saved:
         backing = f"backing.driver=raw,backing.file.filename={self._image}"
         return f"id=root,if=none,format=qcow2,file={file},{backing}"
 
-    def save(self, fresh: Path, migrate: Callable[[Path], None]) -> None:
-        """Keep a guest, of which `migrate` writes the memory to a file, if none was kept before."""
+    def save(self, fresh: Path, stop_and_write: Callable[[Path], None]) -> None:
+        """Keep a guest if none was kept before; it is stopped, and its memory written to a file."""
         cache = cache_folder()
         with (cache / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.exists():
                 return
             with scratch(cache) as work:
-                migrate(work / "memory")
+                stop_and_write(work / "memory")
                 shutil.copy(fresh, work / "disk")
                 work.rename(self._folder)
             states = sorted(cache.glob("booted-*"), key=lambda path: -path.stat().st_mtime)
