@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from usb_proxy import repair
+from usb_proxy import locks, repair
 from usb_proxy.errors import PeerError, SystemLackError
 from usb_proxy.frontend import claims, gates, vhci
 
@@ -221,6 +221,20 @@ def test_repair_opens_for_devices_what_the_dead_have_closed(phone: Phone) -> Non
     phone.unplug()
     repair.repair(phone.kernel)
     assert (phone.defaults(), phone.left()) == (OPEN, [])
+
+
+def test_repair_does_what_the_dead_left_undone_for_another_device(phone: Phone) -> None:
+    """Whoever was beside it died once its claim had gone."""
+    judge = phone.judge(BOTH)
+    phone.come()
+    judge.judge(phone.path, bool)
+    phone.beside()
+    phone.judge("46f4:0001 080650")
+    assert phone.defaults() == CLOSED
+    phone.kernel.remove(f"{locks.LOCKS}/{claims.CLAIM}{phone.device.name}")
+    repair.repair(phone.kernel)
+    assert phone.defaults() == CLOSED_FOR_DEVICES
+    judge.forget()
 
 
 def test_a_claim_says_for_whom_it_is(phone: Phone) -> None:

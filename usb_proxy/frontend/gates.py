@@ -108,7 +108,9 @@ def repair(host: Host) -> list[Exception]:
         try:
             with _lock(host, bus):
                 _withdraw_dead(host, bus)
-                if not claims.on(host, bus):
+                if claims.on(host, bus):
+                    _close_for_devices(host, bus)
+                else:
                     _open(host, bus)
         except (UsbProxyError, OSError) as error:
             failures.append(error)
@@ -275,10 +277,7 @@ def _for_others(host: Host, bus: str, act: Callable[[UsbDevice], None]) -> None:
 
 
 def _open(host: Host, bus: str) -> None:
-    """Undo `_close`.
-
-    Authorizes what others plugged in meanwhile and udev has not seen yet.
-    """
+    """Undo `_close`; authorize what others plugged in meanwhile and udev has not seen yet."""
     if is_closed(host, bus):
         _switch_on(host, _switch(bus))
         _open_for_devices(host, bus)
