@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from . import Call, CommandFailed, Guest, Lab, LabError
+from .image import cache_folder
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("qemu-system-x86_64"),
@@ -328,6 +329,7 @@ def test_kill_and_restart(lab: Lab) -> None:
     with lab.allowed("t.Long", "", lab.frontend, lab.backend):
         call = start_client(lab, "t.Long", "import sys, time\nsys.stdin.read()\nsys.exit(4)")
         lab.backend.wait_for("pidof sleep")
+        udev_began = lab.backend.run("stat -c %z /run/udev/control").text
         lab.backend.kill()
         assert call.wait(20).code == 255  # it saw the end of file, and ended
         assert lab.frontend.run("qrexec-client-vm sys-usb t.Long", check=False).code == 126
@@ -335,6 +337,8 @@ def test_kill_and_restart(lab: Lab) -> None:
         lab.backend.run("true")
     lab.backend.restart()
     assert lab.backend.run("ls /sys/bus/usb/devices/ | grep -c ^usb").text == "3"
+    is_restored = lab.backend.run("stat -c %z /run/udev/control").text == udev_began
+    assert is_restored or "yes" in [path.read_text() for path in cache_folder().glob("kvm-*")]
     assert lab.backend.run("hostname").text == "sys-usb"
     assert abs(int(lab.backend.run("date +%s").text) - time.time()) < 5
     assert lab.backend.run("ls /etc/qubes-rpc").text == "", "it has the old disk"
