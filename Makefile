@@ -325,12 +325,12 @@ check-quick: $(VENV) ## the tests that need no guest
 
 check-packages: $(VENV) ## the tests of all packages: as root, for their installation
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
-	$(AS_ROOT) $(PYTHON) $(TEST) tests/packaging
+	$(call beside,tests/packaging,$(AS_ROOT),-packages)
 
 SUITE :=
 check-matrix: $(VENV) dist ## all packages on Debian 12 and 13, Python 3.14; SUITE=trixie alone
 	@tests/setup.sh mmdebstrap util-linux
-	$(AS_ROOT) SUITE=$(SUITE) $(PYTHON) $(TEST) -n 3 --dist worksteal tests/matrix
+	$(call beside,-n 3 --dist worksteal tests/matrix,$(AS_ROOT) SUITE=$(SUITE),-matrix)
 
 PARTS := BUILDER CORE_ADMIN QREXEC CORE_ADMIN_CLIENT PLATFORM
 check-real: $(VENV) dist $(if $(CORE_ADMIN_CLIENT),deb) ## with others' real parts, where given: BUILDER=DIR and more, see CONTRIBUTING.md

@@ -9,13 +9,14 @@ import select
 import socket
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usb_proxy.host import Host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import NoReturn
 
 QUBESDB = {
@@ -39,8 +40,9 @@ def fail(number: int) -> NoReturn:
 
 
 class FakeMachine(Host):
-    """A machine without drivers; `haste` makes its clock run that many times faster.
+    """A machine without drivers; `haste` makes its clock run that many times faster in a wait.
 
+    Only there: what a program does takes as long as it takes, also where the processor is busy.
     A write to a kernel file `NAME` is answered by the method `_write_NAME` of a subclass.
     """
 
@@ -55,7 +57,9 @@ class FakeMachine(Host):
         self.before: dict[str, Callable[[], object]] = {}
         """What happens once, just before a write to a file of this name."""
         self.written: list[str] = []
-        self._epoch = time.monotonic()
+        self._skipped = 0.0
+        self._waiting: set[int] = set()
+        self._waiting_since = 0.0
         self._news = os.pipe()
         self._event_lock = threading.RLock()
         self._sessions: dict[str, tuple[socket.socket, threading.Thread]] = {}
@@ -79,7 +83,24 @@ class FakeMachine(Host):
         return self.privileged
 
     def now(self) -> float:
-        return self._epoch + (time.monotonic() - self._epoch) * self.haste
+        now = time.monotonic()
+        # A thread that begins to wait must not find its deadline passed before it has looked.
+        others = self._waiting - {threading.get_ident()}
+        waited = now - self._waiting_since if others else 0.0
+        return now + self._skipped + waited * (self.haste - 1)
+
+    @contextmanager
+    def _hasten(self) -> Iterator[None]:
+        """Until the last thread that waits has done, time flies."""
+        if not self._waiting:
+            self._waiting_since = time.monotonic()
+        self._waiting.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._waiting.remove(threading.get_ident())
+            if not self._waiting:
+                self._skipped += (time.monotonic() - self._waiting_since) * (self.haste - 1)
 
     def wait(
         self, events: Mapping[int, int], deadline: float | None, stoppable: bool = True
@@ -88,9 +109,9 @@ class FakeMachine(Host):
             now = self.now()
             deadline = now + (deadline - now) / self.haste
         uevents = [fd for fd in events if is_netlink(fd)]
-        if not uevents:
-            return super().wait(events, deadline, stoppable)
-        ready = super().wait({**events, self._news[0]: select.POLLIN}, deadline, stoppable)
+        news = {self._news[0]: select.POLLIN} if uevents else {}
+        with self._hasten():
+            ready = super().wait({**events, **news}, deadline, stoppable)
         if ready.pop(self._news[0], 0):
             os.read(self._news[0], 4096)
             ready[uevents[0]] = select.POLLIN

@@ -68,6 +68,19 @@ def test_a_kernel_file_is_never_created_nor_a_link_read(kernel: FakeKernel) -> N
     assert kernel.listing("/nowhere") == []
 
 
+def test_a_busy_processor_lets_no_deadline_of_the_fake_machine_pass(kernel: FakeKernel) -> None:
+    """Its clock is fast in a wait alone: what is there already is found."""
+    kernel.haste = 50
+    ours, theirs = os.pipe()
+    os.write(theirs, b"x")
+    deadline = kernel.now() + 10
+    time.sleep(0.3)
+    assert kernel.wait({ours: select.POLLIN}, deadline) == {ours: select.POLLIN}
+    assert kernel.wait({theirs: 0}, deadline) == {} and kernel.now() >= deadline
+    os.close(ours)
+    os.close(theirs)
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_stop_signal_ends_a_wait_but_not_one_for_the_kernel(
     kernel: FakeKernel, number: int

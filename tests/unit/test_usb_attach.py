@@ -269,7 +269,7 @@ def test_a_call_that_hangs_is_ended_at_the_deadline(kernel: FakeKernel, client: 
 def test_a_call_that_never_stops_talking_is_ended_at_the_deadline(
     kernel: FakeKernel, client: Client, early: str
 ) -> None:
-    kernel.haste = 50
+    kernel.haste = 100
     client.does(f"{early}\nwhile :; do echo noise >&2; done")
     assert run(kernel, "usb-attach") == ExitCode.PEER
     wait_for(lambda: not client.is_there(), "the end of the call")
