@@ -358,6 +358,9 @@ check-faults: $(VENV) lab-tools deb ## all tests of faults, or those in CASES, H
 check-phones: $(VENV) lab-tools deb ## all tests with a device that leaves the bus, in the lab: half an hour
 	$(AS_ROOT) $(PYTHON) $(TEST) tests/phones
 
+steps: $(VENV) lab-tools deb ## record the steps of each program, at which the tests of faults strike
+	$(AS_ROOT) RECORD=1 $(PYTHON) $(TEST) -k recording tests/faults/test_death.py tests/phones/test_death.py
+
 $(VENV): tests/requirements.txt
 	@tests/setup.sh $(QUICK_TOOLS)
 	rm -rf build/venv
@@ -397,5 +400,5 @@ clean: ## remove what was built, also what checks have left as root
 .DELETE_ON_ERROR:
 .PHONY: help install-vm install-dom0 uninstall-vm uninstall-dom0 dist packages package-tools deb rpm \
 	arch dom0-deb repo apt-repo dnf-repo lab-tools demo demo-picture check check-quick check-packages \
-	check-lab check-matrix check-real check-faults check-phones lab fuzz soak bench bench-plot errors \
+	check-lab check-matrix check-real check-faults check-phones lab steps fuzz soak bench bench-plot errors \
 	clean release-check

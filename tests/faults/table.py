@@ -34,7 +34,7 @@ class Case:
     name: str
     """What is done, such as `SIGKILL to the exporter`."""
     point: str = ""
-    """At which step, such as `usb-export: usbip_host._take write bind`; empty for none."""
+    """At which step, such as `usb-export: usbip_host.take write bind`; empty for none."""
     told: str = ""
     """A regular expression that the sentence has to match; empty for no failure that is told."""
     may_succeed: bool = False

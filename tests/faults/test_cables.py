@@ -17,6 +17,8 @@ OTHER = "other"
 GONE = "! test -e /sys/bus/usb/devices/{}"
 KEYBOARD = "0x0627.0x0001"
 TABLET = "056a"
+ATTACH, EXPORT = steps.ALL["usb-attach"], steps.ALL["usb-export"]
+IMPORT = steps.changes(steps.ALL["usb-import"])
 
 
 def during(faults: Faults, case: Case, device: str, act: Callable[[], object]) -> Completed:
@@ -52,10 +54,10 @@ UNPLUGGED = list(
     cases(
         "unplugged",
         {
-            (BACKEND, "usb-export", "attach"): steps.EXPORT,
-            (FRONTEND, "usb-import", "attach"): steps.changes(steps.IMPORT),
-            (BACKEND, "usb-export", "detach"): steps.EXPORT_END,
-            (FRONTEND, "usb-import", "detach"): steps.changes(steps.IMPORT_END),
+            (BACKEND, "usb-export", "attach"): EXPORT,
+            (FRONTEND, "usb-import", "attach"): IMPORT,
+            (BACKEND, "usb-export", "detach"): steps.ALL["usb-export, its end"],
+            (FRONTEND, "usb-import", "detach"): steps.changes(steps.ALL["usb-import, its end"]),
         },
     )
 )
@@ -81,19 +83,19 @@ HUB = list(
         {
             (BACKEND, "usb-export", "attach"): (
                 "sysfs.UsbDevice.driver readlink",
-                "usbip_host._take write match_busid",
+                "usbip_host.take write match_busid",
                 "sysfs.UsbDevice.write write unbind",
-                "usbip_host._take write bind",
+                "usbip_host.take write bind",
                 "sysfs.UsbDevice.pin open",
                 "sysfs.UsbDevice.write write usbip_sockfd",
                 HANDED_OVER,
-                "qrexec.Link.await_end poll",
+                steps.SLEEPS,
             ),
             (BACKEND, "usb-export", "detach"): (
                 "qrexec.Link.end shutdown",
                 "sysfs.UsbDevice.write write usbip_sockfd (2)",
                 "sysfs.UsbDevice.write write unbind (2)",
-                "usbip_host._free_name write rebind",
+                "usbip_host.give_back write rebind",
             ),
         },
     )
@@ -117,15 +119,16 @@ def test_its_hub_is_unplugged(faults: Faults, case: Case) -> None:
 
 # Another device in the same port.
 
-BOUND = steps.EXPORT.index("usbip_host._take write bind")
+BOUND = EXPORT.index("usbip_host.take write bind")
 LOOK_UP = "sysfs.UsbDevice.__init__ open"
-LOOKED_UP = steps.EXPORT.index(LOOK_UP)
+OF_ALL = ("usage.Claim.__init__ listdir block", "usage.Claim.__init__ readlink")
 BEFORE_BOUND = tuple(
     # A keyboard has no disks that could be claimed.
     step
-    for step in steps.EXPORT[: BOUND + 2]
-    if not step.startswith("usage.Claim.")
+    for step in EXPORT[: BOUND + 2]
+    if step in OF_ALL or not step.startswith("usage.Claim.")
 )
+LOOKED_UP = BEFORE_BOUND.index(LOOK_UP)
 SWAPPED = list(
     cases(
         "another kind of device in its port",
@@ -159,15 +162,14 @@ def test_another_kind_of_device_in_its_port(faults: Faults, case: Case) -> None:
 # The same where it is not asked for by what it is, but dom0 told that: between dom0's call and the
 # moment from which the exporter notices by itself, it is the importer that does.
 
-BEFORE_REPORT = steps.changes(steps.IMPORT)
 EXCHANGED = [
-    dataclasses.replace(case, short=case.data["step"] in (steps.ATTACH[-2], LOOK_UP))
+    dataclasses.replace(case, short=case.data["step"] in (ATTACH[-2], LOOK_UP))
     for case in cases(
         "another kind of device than was announced",
         {
-            (FRONTEND, "usb-attach", "attach"): steps.ATTACH[1:],
+            (FRONTEND, "usb-attach", "attach"): ATTACH[1:],
             (BACKEND, "usb-export", "attach"): BEFORE_BOUND,
-            (FRONTEND, "usb-import", "attach"): BEFORE_REPORT[: BEFORE_REPORT.index(REPORTED)],
+            (FRONTEND, "usb-import", "attach"): IMPORT[: IMPORT.index(REPORTED)],
         },
     )
 ]
@@ -193,7 +195,7 @@ def test_another_kind_of_device_than_was_announced(faults: Faults, case: Case) -
         faults.check_settled(case)
     assert done.code != 0
     # From its permission on the keyboard may type, which is what was announced.
-    was_judged = case.data["step"] in BEFORE_REPORT[BEFORE_REPORT.index(LAST_WAIT) + 1 :]
+    was_judged = case.data["step"] in IMPORT[IMPORT.index(LAST_WAIT) + 1 :]
     typing = [line for line in seen if "(input)" in line or "(hid)" in line]
     assert not [line for line in typing if not was_judged or "/0003:0627:0001." not in line]
     assert (faults.driver(device), faults.connected_to(device)) == ("usb", None)

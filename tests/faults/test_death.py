@@ -18,71 +18,51 @@ BACKEND, FRONTEND = "sys-usb", "work"
 
 
 class Part(NamedTuple):
-    """A program's part of a journey, with the steps of it that change something or wait."""
+    """A program's part of a journey."""
 
     who: str
     guest: str
     program: str
     journey: str
     """`attach`, `detach` (from either side in turn), `detach in GUEST`, or `repair`."""
-    steps: tuple[str, ...]
+    recording: str
     announced: str = ""
     """What dom0 tells that the device is; or it does not tell."""
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Those that change something or wait."""
+        return steps.changes(steps.ALL[self.recording])
+
 
 PARTS = (
-    Part("the exporter", BACKEND, "usb-export", "attach", steps.changes(steps.EXPORT)),
-    Part("the importer", FRONTEND, "usb-import", "attach", steps.changes(steps.IMPORT)),
-    Part("the attach service", FRONTEND, "usb-attach", "attach", steps.changes(steps.ATTACH)),
-    Part("the exporter", BACKEND, "usb-export", "detach", steps.changes(steps.EXPORT_END)),
-    Part("the importer", FRONTEND, "usb-import", "detach", steps.changes(steps.IMPORT_END)),
-    Part(
-        "the detach service",
-        FRONTEND,
-        "usb-detach",
-        "detach in work",
-        steps.changes(steps.DETACH_IN_FRONTEND),
-    ),
-    Part(
-        "the detach service",
-        BACKEND,
-        "usb-detach",
-        "detach in sys-usb",
-        steps.changes(steps.DETACH_IN_BACKEND),
-    ),
-    Part("the repair", BACKEND, "usb-repair", "repair", steps.changes(steps.REPAIR_IN_BACKEND)),
-    Part("the repair", FRONTEND, "usb-repair", "repair", steps.changes(steps.REPAIR_IN_FRONTEND)),
+    Part("the exporter", BACKEND, "usb-export", "attach", "usb-export"),
+    Part("the importer", FRONTEND, "usb-import", "attach", "usb-import"),
+    Part("the attach service", FRONTEND, "usb-attach", "attach", "usb-attach"),
+    Part("the exporter", BACKEND, "usb-export", "detach", "usb-export, its end"),
+    Part("the importer", FRONTEND, "usb-import", "detach", "usb-import, its end"),
+    Part("the detach service", FRONTEND, "usb-detach", "detach in work", "usb-detach in work"),
+    Part("the detach service", BACKEND, "usb-detach", "detach in sys-usb", "usb-detach in sys-usb"),
+    Part("the repair", BACKEND, "usb-repair", "repair", "usb-repair in sys-usb"),
+    Part("the repair", FRONTEND, "usb-repair", "repair", "usb-repair in work"),
 )
 ANNOUNCED = "46f4:0001 080650"
 """The stick."""
-JUDGE = "the importer that judges"
+JUDGE, JUDGES = "the importer that judges", "usb-import that judges"
+AFTER_IT, REPAIRS = "the repair after one that judges", "usb-repair after one that judges"
 JUDGING = (
-    Part(JUDGE, FRONTEND, "usb-import", "attach", steps.changes(steps.IMPORT_ANNOUNCED), ANNOUNCED),
-    Part(
-        JUDGE,
-        FRONTEND,
-        "usb-import",
-        "detach",
-        steps.changes(steps.IMPORT_ANNOUNCED_END),
-        ANNOUNCED,
-    ),
-    Part(
-        "the repair after one that judges",
-        FRONTEND,
-        "usb-repair",
-        "repair",
-        steps.changes(steps.REPAIR_ANNOUNCED),
-        ANNOUNCED,
-    ),
+    Part(JUDGE, FRONTEND, "usb-import", "attach", JUDGES, ANNOUNCED),
+    Part(JUDGE, FRONTEND, "usb-import", "detach", f"{JUDGES}, its end", ANNOUNCED),
+    Part(AFTER_IT, FRONTEND, "usb-repair", "repair", REPAIRS, ANNOUNCED),
 )
 """An attach of which dom0 told what the device is."""
 
 SHORT_DEATHS = (
-    ("KILL", "gates._write write"),
-    ("KILL", "gates._close write interface_authorized_default"),
+    ("KILL", "gates.claim write"),
+    ("KILL", "gates.claim write interface_authorized_default"),
     ("KILL", "sysfs.UsbDevice.write write authorized"),
     ("KILL with its shell", "gates.authorize write drivers_probe"),
-    ("KILL", "gates._switch_on write interface_authorized_default"),
+    ("KILL", "gates.withdraw write interface_authorized_default"),
 )
 """The judge's, of which `make check` has one each."""
 
@@ -92,10 +72,10 @@ NAMES = {
     "KILL with its shell": "SIGKILL to {who} and its guardian",
     "KILL its agent": "SIGKILL to the agent of {who}",
 }
-HANDED_OVER = "qubesdb._write posix_spawn qubesdb-write"
+HANDED_OVER = "qubesdb.publish posix_spawn qubesdb-write"
 """From here on the exporter has given the device away."""
 REPORTED = "usb_import.Report.send write"
-LAST_WAIT = "enumeration.Enumeration._news poll"
+LAST_WAIT = "enumeration.Enumeration.await_usable poll"
 """From here on the importer may not notice the connection's end before it has reported."""
 SIGNALLED = "locks.Lock.stop_holder pidfd_send_signal"
 
@@ -251,15 +231,15 @@ def test_death_at_every_step(faults: Faults, case: Case) -> None:
 # Whole machines, which take a while to boot: where what the other one has to clean up differs.
 
 QUBES = (
-    (BACKEND, "usb-export", "attach", "usbip_host._take write bind"),
-    (BACKEND, "usb-export", "attach", "usb_export._Loan._prepare lstat usb-reset-on-attach"),
+    (BACKEND, "usb-export", "attach", "usbip_host.take write bind"),
+    (BACKEND, "usb-export", "attach", "usb_export.main lstat usb-reset-on-attach"),
     (BACKEND, "usb-export", "attach", HANDED_OVER),
-    (BACKEND, "usb-export", "attach", "qrexec.Link.await_end poll"),
+    (BACKEND, "usb-export", "attach", steps.SLEEPS),
     (BACKEND, "usb-export", "detach in work", "qrexec.Link.end shutdown"),
     (FRONTEND, "usb-import", "attach", "qrexec.Link.read_line poll"),
-    (FRONTEND, "usb-import", "attach", "vhci._try_attach write attach"),
+    (FRONTEND, "usb-import", "attach", "vhci.attach write attach"),
     (FRONTEND, "usb-import", "attach", "records.write rename"),
-    (FRONTEND, "usb-import", "attach", "qrexec.Link.await_end poll"),
+    (FRONTEND, "usb-import", "attach", steps.SLEEPS),
     (FRONTEND, "usb-import", "detach in sys-usb", "qrexec.Link.end poll"),
 )
 QUBE_CASES = [
@@ -268,9 +248,9 @@ QUBE_CASES = [
         f"the {'backend' if guest == BACKEND else 'frontend'} qube is killed ({journey})",
         f"{program}: {step}",
         ATTACHING if journey == "attach" else "^usb-detach: ",
-        may_succeed=step in (HANDED_OVER, "qrexec.Link.await_end poll") or journey != "attach",
+        may_succeed=step in (HANDED_OVER, steps.SLEEPS) or journey != "attach",
         mute=(guest, journey) in ((FRONTEND, "attach"), (BACKEND, "detach in sys-usb")),
-        short=step.startswith("qrexec.Link.await_end"),
+        short=step == steps.SLEEPS,
         data={"guest": guest, "program": program, "journey": journey, "step": step},
     )
     for guest, program, journey, step in QUBES
@@ -337,7 +317,7 @@ def test_the_shell_is_the_guardian(faults: Faults) -> None:
 
 @pytest.mark.short
 def test_steps_are_those_of_a_recording(faults: Faults) -> None:
-    """A new step of the product has to be added to `steps.py`, and gets its faults by that."""
+    """`make steps` records a new step of the product, which gets its faults by that."""
     device = faults.stick()
     assert faults.attach(device).code == 0  # The drivers are loaded now.
     assert faults.detach(device).code == 0
@@ -346,29 +326,21 @@ def test_steps_are_those_of_a_recording(faults: Faults) -> None:
     def there_and_back(detach: Callable[[str], Completed]) -> None:
         assert [done.code for done in (faults.attach(device), detach(device))] == [0, 0]
 
-    frontend = faults.record(partial(there_and_back, faults.detach))
-    backend = faults.record(partial(there_and_back, faults.take_back))
-    export = steps.EXPORT + steps.EXPORT_END
-    importing = steps.IMPORT + steps.IMPORT_END
-    assert frontend == {
-        (FRONTEND, "usb-attach"): steps.ATTACH,
-        (BACKEND, "usb-export"): export,
-        (FRONTEND, "usb-import"): importing,
-        (FRONTEND, "usb-detach"): steps.DETACH_IN_FRONTEND,
-    }
-    assert backend == {
-        (FRONTEND, "usb-attach"): steps.ATTACH,
-        (BACKEND, "usb-export"): export,
-        (FRONTEND, "usb-import"): importing,
-        (BACKEND, "usb-detach"): steps.DETACH_IN_BACKEND,
-    }
-    for guest, program, known in (
-        (faults.backend, "usb-export", steps.REPAIR_IN_BACKEND),
-        (faults.frontend, "usb-import", steps.REPAIR_IN_FRONTEND),
-    ):
+    for detach, side in ((faults.detach, FRONTEND), (faults.take_back, BACKEND)):
+        seen = faults.record(partial(there_and_back, detach))
+        assert len(seen) == 4
+        steps.agree(
+            {
+                "usb-attach": seen[FRONTEND, "usb-attach"],
+                **steps.halves("usb-export", seen[BACKEND, "usb-export"]),
+                **steps.halves("usb-import", seen[FRONTEND, "usb-import"]),
+                f"usb-detach in {side}": seen[side, "usb-detach"],
+            }
+        )
+    for guest, program in ((faults.backend, "usb-export"), (faults.frontend, "usb-import")):
         assert faults.attach(device).code == 0
         seen = faults.record(partial(guest.run, f"pkill -KILL -f '[l]aunch {program}'"))
-        assert seen[guest.name, "usb-repair"] == known
+        steps.agree({f"usb-repair in {guest.name}": seen[guest.name, "usb-repair"]})
 
 
 @pytest.mark.short
@@ -384,7 +356,7 @@ def test_steps_of_the_judge_are_those_of_a_recording(faults: Faults) -> None:
         assert faults.detach(device).code == 0
 
     seen = faults.record(there_and_back)
-    assert seen[FRONTEND, "usb-import"] == steps.IMPORT_ANNOUNCED + steps.IMPORT_ANNOUNCED_END
+    steps.agree(steps.halves("usb-import that judges", seen[FRONTEND, "usb-import"]))
     assert faults.attach(device, ANNOUNCED).code == 0
     seen = faults.record(partial(faults.frontend.run, "pkill -KILL -f '[l]aunch usb-import'"))
-    assert seen[FRONTEND, "usb-repair"] == steps.REPAIR_ANNOUNCED
+    steps.agree({"usb-repair after one that judges": seen[FRONTEND, "usb-repair"]})

@@ -43,10 +43,10 @@ FROZEN_ATTACHING = [
     )
     for guest, program, step in (
         (BACKEND, "usb-export", "locks.Lock.acquire lockf"),
-        (BACKEND, "usb-export", "usbip_host._take write bind"),
+        (BACKEND, "usb-export", "usbip_host.take write bind"),
         (BACKEND, "usb-export", "sysfs.UsbDevice.write write usbip_sockfd"),
         (FRONTEND, "usb-import", "qrexec.Link.read_line recv"),
-        (FRONTEND, "usb-import", "vhci._try_attach write attach"),
+        (FRONTEND, "usb-import", "vhci.attach write attach"),
     )
 ]
 KERNELS = [

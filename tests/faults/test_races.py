@@ -32,7 +32,7 @@ DURING_ATTACH = [
         told=LOST,
         may_succeed=True,
         after=After.EITHER,
-        short=(program, step) == ("usb-import", "vhci._try_attach write attach"),
+        short=(program, step) == ("usb-import", "vhci.attach write attach"),
         data={
             "guest": guest,
             "program": program,
@@ -41,11 +41,11 @@ DURING_ATTACH = [
             "side": side,
         },
     )
-    for guest, program, its_steps in (
-        (BACKEND, "usb-export", steps.EXPORT),
-        (FRONTEND, "usb-import", steps.IMPORT),
+    for guest, program, recording in (
+        (BACKEND, "usb-export", "usb-export"),
+        (FRONTEND, "usb-import", "usb-import"),
     )
-    for number, step in enumerate(steps.changes(its_steps))
+    for number, step in enumerate(steps.changes(steps.ALL[recording]))
     for side in ((BACKEND, FRONTEND)[number % 2],)
 ]
 DURING_DETACH = [
@@ -56,16 +56,16 @@ DURING_DETACH = [
         told=LOST,
         may_succeed=True,
         after=After.EITHER,
-        short=(program, step) == ("usb-export", "usbip_host._free_name write rebind"),
+        short=(program, step) == ("usb-export", "usbip_host.give_back write rebind"),
         data={"guest": guest, "program": program, "journey": f"detach in {side}", "step": step},
     )
-    for guest, program, its_steps, side in (
-        (BACKEND, "usb-export", steps.EXPORT_END, FRONTEND),
-        (FRONTEND, "usb-import", steps.IMPORT_END, BACKEND),
-        (BACKEND, "usb-detach", steps.DETACH_IN_BACKEND, BACKEND),
-        (FRONTEND, "usb-detach", steps.DETACH_IN_FRONTEND, FRONTEND),
+    for guest, program, recording, side in (
+        (BACKEND, "usb-export", "usb-export, its end", FRONTEND),
+        (FRONTEND, "usb-import", "usb-import, its end", BACKEND),
+        (BACKEND, "usb-detach", "usb-detach in sys-usb", BACKEND),
+        (FRONTEND, "usb-detach", "usb-detach in work", FRONTEND),
     )
-    for step in steps.changes(its_steps)
+    for step in steps.changes(steps.ALL[recording])
 ]
 TWICE = [
     Case("races", f"a second detach in {side}", told=NOT_ATTACHED, data={"side": side})

@@ -12,43 +12,11 @@ from .conftest import Phone
 CLAIM = "reenumeration.Port.claim ioctl"
 """What comes before is the same for each device."""
 
-STEPS = (
-    CLAIM,
-    "sysfs.UsbDevice.write write bConfigurationValue",
-    "reenumeration._Watch._wait poll",
-    "reenumeration._Watch._wait poll (2)",
-    "usbip_host._take write match_busid",
-    "sysfs.UsbDevice.write write unbind",
-    "usbip_host._take write bind",
-    "exports.remember write",
-    "qrexec.Link.send sendall",
-    "sysfs.UsbDevice.write write usbip_sockfd",
-    "qubesdb._write posix_spawn qubesdb-write",
-    "qubesdb._write poll qubesdb-write",
-    "locks.Lock.note pwrite (2)",
-    "qrexec.Link.await_end poll",
-    "locks.Lock.note pwrite (3)",
-    "qubesdb.unpublish posix_spawn qubesdb-rm",
-    "qubesdb.unpublish poll qubesdb-rm",
-    "qubesdb._write posix_spawn qubesdb-write (2)",
-    "qubesdb._write poll qubesdb-write (2)",
-    "qrexec.Link.end shutdown",
-    "qrexec.Link.end poll",
-    "sysfs.UsbDevice.write write usbip_sockfd (2)",
-    "sysfs.UsbDevice.write write unbind (2)",
-    "usbip_host._free_name write rebind",
-    "reenumeration._Watch._wait poll (3)",
-    "reenumeration._Watch._wait poll (4)",
-    "locks.Lock.note ftruncate",
-    "locks.Lock.__exit__ unlink",
-    "locks.Lock.__exit__ unlink (2)",
-)
-AWAY = "reenumeration._Watch._wait poll (2)"
+AWAY = "reenumeration.take poll (2)"
 """It has left the bus and has not come back."""
 
 
 def test_steps_are_those_of_a_recording(qubes: Qubes, phone: Phone, faults: Faults) -> None:
-    """A new step of the product has to be added above, and is part of the test below by that."""
     phone.attached()  # The drivers are loaded now.
     assert qubes.take_back(phone.bus_id).code == 0
     phone.forget()
@@ -58,7 +26,7 @@ def test_steps_are_those_of_a_recording(qubes: Qubes, phone: Phone, faults: Faul
         assert qubes.take_back(phone.bus_id).code == 0
 
     seen = steps.changes(faults.record(there_and_back)["sys-usb", "usb-export"])
-    assert seen[seen.index(CLAIM) :] == STEPS
+    steps.agree({"usb-export of a phone": seen[seen.index(CLAIM) :]})
 
 
 def kill(qubes: Qubes, phone: Phone, faults: Faults, step: str) -> None:
@@ -83,7 +51,7 @@ def test_the_exporter_is_killed(qubes: Qubes, phone: Phone, faults: Faults) -> N
 
 def test_the_exporter_is_killed_at_every_step(qubes: Qubes, phone: Phone, faults: Faults) -> None:
     """The next attach works, at least until its exporter is killed one step later."""
-    for step in STEPS:
+    for step in steps.ALL["usb-export of a phone"]:
         print(step)
         kill(qubes, phone, faults, step)
     phone.attached()

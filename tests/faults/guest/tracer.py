@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Names every step of a program by which it looks at or changes something outside, before it.
 
-A step is `MODULE.FUNCTION CALL OBJECT`, such as `usbip_host._take write bind`. Steps of a loop are
-one; different calls of one name get ` (2)`, ` (3)`, ... in their order. Between two steps nothing
-outside changes, so a fault before each is a fault at every moment.
+A step is `MODULE.FUNCTION CALL OBJECT`, such as `usbip_host.take write bind`, by the innermost
+public function. Steps of a loop are one; different calls of one name get ` (2)`, ` (3)`, ... in
+their order. Between two steps nothing outside changes, so a fault before each is a fault at every
+moment.
 
 `/run/lab-faults/fault` has lines `PROGRAM<tab>STEP<tab>ACTION`. The first program that gets there
 removes the file, notes the step in `fired`, and does it. `record` makes each program append
@@ -65,8 +66,7 @@ class Tracer:
                 if not where and file in HELPERS:
                     about = about or _about(frame.f_locals)  # type: ignore[attr-defined]
                 elif not where:
-                    module = file.rpartition("/")[2].removesuffix(".py")
-                    where = f"{module}.{code.co_qualname}"
+                    where = _public(file, code.co_qualname)
             frame = frame.f_back  # type: ignore[attr-defined]
         if where:
             self.step(" ".join(filter(None, (where, call, about))), (*key, about))
@@ -84,6 +84,14 @@ class Tracer:
         if action:
             sys.setprofile(None)
             act(self.program, name, action)
+
+
+def _public(file: str, function: str) -> str:
+    """`MODULE.FUNCTION`, or nothing if the function is private: that one's caller counts."""
+    names = function.partition(".<locals>")[0].split(".")
+    if any(name.startswith("_") and not name.endswith("__") for name in names):
+        return ""
+    return ".".join((file.rpartition("/")[2].removesuffix(".py"), *names))
 
 
 def _about(names: "dict[str, object]") -> str:
