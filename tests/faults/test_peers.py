@@ -165,7 +165,17 @@ GONE = Case(
     told="closed the connection without an answer; make sure that qubes-usb-proxy is",
 )
 TOGETHER = Case("peers", "backends: all of these at once")
-CASES = [*BACKENDS, *LATER, *FRONTENDS, GONE]
+AT_ONCE_AFTER = [
+    Case(
+        "peers",
+        f"backend: leaves after {answers} answers, and a device is attached at once, {hubs}",
+        short=answers == 0,
+        data={"answers": str(answers), "hubs": hubs},
+    )
+    for answers in (0, 1)
+    for hubs in ("with hubs to spare", "with one hub")
+]
+CASES = [*BACKENDS, *LATER, *FRONTENDS, GONE, *AT_ONCE_AFTER]
 
 Results = dict[Case, Completed]
 
@@ -207,6 +217,31 @@ def test_lying_backends(faults: Faults, told: Results, case: Case) -> None:
 
 def test_after_all_lying_backends(faults: Faults, told: Results) -> None:
     faults.check(TOGETHER, None)
+
+
+@each(AT_ONCE_AFTER)
+def test_an_attach_right_after_one_that_left(faults: Faults, case: Case) -> None:
+    """The kernel waits 5 s for an answer of what has left, and then asks what is in its port."""
+    stick = faults.stick()
+    faults.frontend.run("modprobe vhci-hcd")
+    faults.backend.push(PEER, "/run/peer.py")
+    script = f"#!/bin/sh\nSPEED=5000 {RUN_PEER} backend leaves {case.data['answers']}\n"
+    faults.backend.write(f"{SERVICES}+9-1", script, 0o755)
+    spare = (
+        "for hub in /sys/devices/platform/vhci_hcd.[1-9]*/usb*; do echo {} > $hub/authorized; done"
+    )
+    if case.data["hubs"] == "with one hub":
+        faults.frontend.run(spare.format(0))
+    try:
+        left = faults.attach("9-1")
+        assert b"ended the connection while the device was set up" in left.stderr
+        done = faults.attach(stick)
+        assert (done.code, done.stderr) == (0, b"")
+        assert faults.detach(stick).code == 0
+    finally:
+        faults.frontend.run(spare.format(1))
+        faults.backend.run(f"rm -f {SERVICES}+9-1")
+    faults.check(case, None)
 
 
 @each(LATER)

@@ -274,6 +274,7 @@ class FakeKernel(FakeMachine):
                 hub.mkdir(parents=True)
                 (hub / "speed").write_text(f"{speed}\n")
                 (hub / "authorized").write_text("1\n")
+                (hub / "power").mkdir()
                 first = controller * 2 * half + which * half
                 self.slots += [Slot(controller, name, i, first + i, hub) for i in range(half)]
             (folder / "power").mkdir()
@@ -288,6 +289,14 @@ class FakeKernel(FakeMachine):
             name = f"status.{controller}" if controller else "status"
             path = self.tree / "sys/devices/platform/vhci_hcd.0" / name
             show(path, "hub port sta spd dev      sockfd local_busid\n" + "".join(lines))
+        self.show_hubs()
+
+    def show_hubs(self) -> None:
+        """A hub sleeps while there is no device."""
+        for hub in {slot.folder.parent for slot in self.slots}:
+            has_device = any(s.folder.parent == hub and s.folder.exists() for s in self.slots)
+            state = "active" if has_device else "suspended"
+            show(hub / "power/runtime_status", f"{state}\n")
 
     def reload_ports(self) -> None:
         """Take over what another process has written into the status files."""
@@ -338,4 +347,5 @@ class FakeKernel(FakeMachine):
         slot.state, slot.speed, slot.devid = PortState.FREE, 0, 0
         self.show_ports()
         shutil.rmtree(slot.folder, ignore_errors=True)
+        self.show_hubs()
         self.announce()

@@ -83,7 +83,9 @@ def test_the_half_follows_the_speed(
     kernel: FakeKernel, peer: socket.socket, events: Uevents, speed: int
 ) -> None:
     expected = SUPER_SPEED if speed >= UsbSpeed.SUPER else HIGH_SPEED
-    assert [plug(kernel, events, speed)[0] for _ in expected] == expected
+    # A hub of its own for each device, as long as there is one.
+    order = [expected[index] for index in (0, 3, 1, 2, 4, 5)]
+    assert [plug(kernel, events, speed)[0] for _ in order] == order
     half = "SuperSpeed" if speed >= UsbSpeed.SUPER else "high-speed"
     with pytest.raises(InUseError, match=f"all 6 {half} USB ports of this qube are in use; detach"):
         plug(kernel, events, speed)
@@ -130,7 +132,47 @@ def test_no_more_is_looked_at_than_one_controller(
         folder,
         f"{folder}/usb10/speed",
         f"{folder}/usb10/authorized",
+        f"{folder}/usb10/power/runtime_status",
     ]
+
+
+@pytest.fixture
+def busy(kernel: FakeKernel) -> None:
+    """The kernel is at work at all hubs; at the first one it asks a device that has left."""
+    for hub in (kernel.tree / "sys/devices/platform").glob("vhci_hcd.*/usb*"):
+        (hub / "power/runtime_status").write_text("active\n")
+
+
+def test_a_hub_that_sleeps_goes_first(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents, busy: None
+) -> None:
+    hub = kernel.tree / "sys/devices/platform/vhci_hcd.1/usb12"
+    (hub / "power/runtime_status").write_text("suspended\n")
+    assert plug(kernel, events)[0] == 6
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_hub_at_work_is_waited_for(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents, busy: None, is_done: bool
+) -> None:
+    """The one that is tried, and not for ever."""
+    kernel.command("cat", "sleep 0.2" if is_done else "exec sleep 60")
+    kernel.haste = 1 if is_done else 20
+    start = kernel.now()
+    assert plug(kernel, events)[0] == 0
+    hub = "/sys/devices/platform/vhci_hcd.0/usb10"
+    assert kernel.calls("cat") == [[f"{hub}/bConfigurationValue"]]
+    took = kernel.now() - start
+    assert 0.2 < took < vhci.HUB_SECONDS if is_done else took >= vhci.HUB_SECONDS
+
+
+def test_hubs_of_a_kernel_that_lets_none_sleep(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    for status in (kernel.tree / "sys/devices/platform").glob("*/usb*/power/runtime_status"):
+        status.unlink()
+    kernel.command("cat")
+    assert plug(kernel, events)[0] == 0
 
 
 def test_a_port_that_becomes_ready_is_waited_for(

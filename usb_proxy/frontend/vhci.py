@@ -22,6 +22,9 @@ READY_SECONDS = 10.0
 """How long to wait for a port from which a device was just taken: a detach while the kernel
 enumerates holds the hub for 5 s."""
 
+HUB_SECONDS = 6.0
+"""How long to wait for a hub at which the kernel is at work: it may wait 5 s for each answer."""
+
 
 class Port:
     """One line of a `status` file: `controller` and `index` count from 0 (vhci_sysfs.c)."""
@@ -111,7 +114,7 @@ def attach(
     deadline = host.now() + READY_SECONDS
     removed: list[str] = []
     while True:
-        for port, path in _places(host, half, removed):
+        for port, path in _places(host, half, removed, deadline):
             before(port)
             if _try_attach(host, port, fd, offer):
                 return port, path
@@ -123,14 +126,17 @@ def attach(
         removed += events.pending()
 
 
-def _places(host: Host, half: str, removed: list[str]) -> Iterator[tuple[Port, str]]:
+def _places(
+    host: Host, half: str, removed: list[str], deadline: float
+) -> Iterator[tuple[Port, str]]:
     """The ports that can be tried, with their DEVPATHs; no more is looked at than is asked for.
 
     Free says that the connection is gone; the old device may still be on its way out, if it is not
     among the `removed`, and one that is plugged into its place meanwhile comes late or never. The
-    kernel does one thing after the other at a hub: one where nothing leaves goes first.
-    SystemLackError where it uses none of the hubs with a free port.
+    kernel does one thing after the other at a hub: one that sleeps goes first, and last one where
+    something leaves. SystemLackError where it uses none of the hubs with a free port.
     """
+    awake: list[tuple[str, list[tuple[Port, str]]]] = []
     held_up: list[tuple[Port, str]] = []
     blocked = ""
     is_any = False
@@ -149,11 +155,39 @@ def _places(host: Host, half: str, removed: list[str]) -> Iterator[tuple[Port, s
         ready = [place for place in places if place[1] not in leaving]
         if leaving:
             held_up += ready
-        else:
+        elif _sleeps(host, hub):
             yield from ready
+        else:
+            awake.append((hub, ready))
     if blocked and not is_any:
         raise SystemLackError("UP-757", hub=blocked)
+    for hub, ready in awake:
+        _await_hub(host, hub, deadline)
+        yield from ready
     yield from held_up
+
+
+def _sleeps(host: Host, hub: str) -> bool:
+    """Whether the kernel has nothing to do at a hub; False also where it lets none sleep."""
+    try:
+        return host.read(f"/sys{hub}/power/runtime_status").strip() == "suspended"
+    except FileNotFoundError:
+        return False
+
+
+def _await_hub(host: Host, hub: str, deadline: float) -> None:
+    """Wait until the kernel does nothing at a hub, at most for HUB_SECONDS.
+
+    It may be asking a device that has left before it had a folder, and whose port is free: it
+    would go on to ask the one that is plugged in there, which never answers. It holds the hub's
+    lock meanwhile (drivers/usb/core/hub.c, hub_event), and who reads this file waits for that
+    (sysfs.c, bConfigurationValue_show), a child, since only a signal ends that wait.
+    """
+    seconds = min(HUB_SECONDS, max(deadline - host.now(), 0.0))
+    try:
+        host.run(["cat", f"/sys{hub}/bConfigurationValue"], seconds)
+    except SystemLackError:
+        pass  # It is never done, or nothing can be started: the port is tried all the same.
 
 
 def _try_attach(host: Host, port: Port, fd: int, offer: Offer) -> bool:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`peer.py MODE`: the other end of a connection, that does not keep to USB/IP.
 
-A backend's first word is its line; it then plays a high-speed device that no driver wants, well or
-in the way that MODE names. A frontend reads the line first. The numbers are
+A backend's first word is its line; it then plays a high-speed device, or of SPEED, that no driver
+wants, well or in the way that MODE names. A frontend reads the line first. The numbers are
 those of the kernel's Documentation/usb/usbip_protocol.rst.
 """
 
@@ -85,7 +85,7 @@ def requests() -> "Iterator[tuple[int, int, bytes]]":
 def backend(mode: str, *arguments: str) -> None:
     """What comes instead of a device after a good line."""
     both_ways()
-    link.sendall(b"%d 480\n" % DEVID)
+    link.sendall(f"{DEVID} {os.environ.get('SPEED', '480')}\n".encode())
     BACKENDS[mode](*arguments)
 
 
