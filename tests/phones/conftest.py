@@ -75,12 +75,13 @@ class Phone:
 
     def plug(self, speed: str = "super-speed", **settings: object) -> str:
         """Plug it in again as what it was: its bus id."""
-        self.behave(**settings)
+        # While it is to stay away: once it is plugged in, nothing of this can be changed.
         folder = UDC.removesuffix("UDC")
         function, its_place = "functions/ffs.phone", "configs/c.1/ffs.phone"
         phone = f"test -e {its_place} || ln -s {folder}{function} {its_place}"
         self.backend.run(f"cd {folder}; rm -f configs/c.1/hid.*; {phone}")
         self.backend.run(f"echo 0x4ee7 > {folder}idProduct; echo {speed} > {folder}max_speed")
+        self.behave(**settings)
         # It may just have come back by itself.
         self.backend.run(f"echo dummy_udc.0 > {UDC}", check=False)
         return self.settled()

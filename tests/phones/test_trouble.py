@@ -104,6 +104,25 @@ def test_from_qube_to_qube_many_times(qubes: Qubes, phone: Phone, other: Guest) 
     assert phone.settled() == phone.bus_id
 
 
+def test_a_second_call_while_it_is_away(qubes: Qubes, phone: Phone, other: Guest) -> None:
+    """Another qube wants it, too, and waits until it is known who has it."""
+    request = f"sys-usb {phone.bus_id}\n".encode()
+    phone.behave(away=4)
+    with (
+        qubes.lab.allowed("qubes.USB", phone.bus_id, qubes.frontend, qubes.backend),
+        qubes.lab.allowed("qubes.USB", phone.bus_id, other, qubes.backend),
+    ):
+        first = qubes.lab.start_call(qubes.frontend, "qubes.USBAttach", request)
+        qubes.backend.wait_for(f"! test -e {phone.sysfs()}")
+        second = qubes.lab.start_call(other, "qubes.USBAttach", request)
+        done = first.wait(60)
+        assert (done.code, done.stderr) == (0, b""), phone.story()
+        phone.talks()
+        refused = second.wait(60)
+    assert refused.code == 6 and b"[UP-401]" in refused.stderr, refused
+    assert qubes.take_back(phone.bus_id).code == 0
+
+
 def test_companion(qubes: Qubes, phone: Phone) -> None:
     """It comes back at the other port of the same socket: another name, so it is refused."""
     phone.unplug()

@@ -5,7 +5,8 @@ DIR is a tree as the platform's packages install it, for a vchan of sockets: see
 """
 
 import os
-from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,21 +18,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[machine.Bench]:
-    trees = {"ours": machine.install(tmp_path_factory.mktemp("tree"))}
+def run(module: ModuleType, tree: Path) -> dict[str, str]:
+    """What was wrong with each case of a module, in a guest of its own: one leaves much behind."""
+    trees = {"ours": machine.install(tree)}
     with machine.running(trees, "bookworm", print, machine.real_platform()) as bench:
-        yield bench
+        return bench.cases(module.__name__, progress=print)
 
 
 @pytest.fixture(scope="module")
-def found(bench: machine.Bench) -> dict[str, str]:
-    return bench.cases("tests.bench.inside.real", progress=print)
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return run(real, tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")
-def answers(bench: machine.Bench) -> dict[str, str]:
-    return bench.cases("tests.bench.inside.alike", progress=print)
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return run(alike, tmp_path_factory.mktemp("tree"))
 
 
 @pytest.mark.timeout(1800)
