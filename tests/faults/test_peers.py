@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Peers that lie, stall, flood or leave, at either end of a connection."""
 
+import contextlib
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,20 +228,14 @@ def test_an_attach_right_after_one_that_left(faults: Faults, case: Case) -> None
     faults.backend.push(PEER, "/run/peer.py")
     script = f"#!/bin/sh\nSPEED=5000 {RUN_PEER} backend leaves {case.data['answers']}\n"
     faults.backend.write(f"{SERVICES}+9-1", script, 0o755)
-    spare = (
-        "for hub in /sys/devices/platform/vhci_hcd.[1-9]*/usb*; do echo {} > $hub/authorized; done"
-    )
-    if case.data["hubs"] == "with one hub":
-        faults.frontend.run(spare.format(0))
-    try:
+    is_one = case.data["hubs"] == "with one hub"
+    with faults.one_hub() if is_one else contextlib.nullcontext():
         left = faults.attach("9-1")
         assert b"ended the connection while the device was set up" in left.stderr
         done = faults.attach(stick)
         assert (done.code, done.stderr) == (0, b"")
         assert faults.detach(stick).code == 0
-    finally:
-        faults.frontend.run(spare.format(1))
-        faults.backend.run(f"rm -f {SERVICES}+9-1")
+    faults.backend.run(f"rm -f {SERVICES}+9-1")
     faults.check(case, None)
 
 

@@ -72,28 +72,30 @@ def test_a_keyboard_that_says_stick_types_nothing(qubes: Qubes) -> None:
 def test_whatever_others_plug_in_there_works(qubes: Qubes, stick: str) -> None:
     """The bus is judged for one device; an attach without announcement goes on as before."""
     other = qubes.plug_storage("other")
-    assert qubes.attach(stick, STICK).code == 0
-    assert qubes.attach(other, "").code == 0
-    disk(qubes, "stick")
-    disk(qubes, "other")
-    assert qubes.detach(stick).code == 0
-    assert qubes.detach(other).code == 0
+    with qubes.one_hub():
+        assert qubes.attach(stick, STICK).code == 0
+        assert qubes.attach(other, "").code == 0
+        disk(qubes, "stick")
+        disk(qubes, "other")
+        assert qubes.detach(stick).code == 0
+        assert qubes.detach(other).code == 0
 
 
 def test_whose_driver_wants_two_interfaces_and_that_nobody_announced(qubes: Qubes) -> None:
     """A network card, on a bus where a stick is judged."""
     stick = qubes.plug_storage("stick", bus="ehci.0")
-    assert qubes.attach(stick).code == 0
-    # Two drivers match it, and that which is loaded first gets it, on any bus.
-    qubes.frontend.run("modprobe -a cdc_ether rndis_host cdc_subset")
-    qubes.backend.plug("usb-net", "net")
-    card = qubes.bus_id("product=RNDIS/QEMU USB Network Device")
-    assert qubes.attach(card, "").code == 0
-    interfaces = "/sys/devices/platform/vhci_hcd.*/usb*/*-2/*:1.0"
-    qubes.frontend.wait_for(f"ls -d {interfaces}/net/*")
-    check_that_a_late_rule_asks_again(qubes, qubes.frontend.run(f"ls -d {interfaces}").text)
-    assert qubes.detach(card).code == 0
-    assert qubes.detach(stick).code == 0
+    with qubes.one_hub():
+        assert qubes.attach(stick).code == 0
+        # Two drivers match it, and that which is loaded first gets it, on any bus.
+        qubes.frontend.run("modprobe -a cdc_ether rndis_host cdc_subset")
+        qubes.backend.plug("usb-net", "net")
+        card = qubes.bus_id("product=RNDIS/QEMU USB Network Device")
+        assert qubes.attach(card, "").code == 0
+        interfaces = "/sys/devices/platform/vhci_hcd.*/usb*/*-2/*:1.0"
+        qubes.frontend.wait_for(f"ls -d {interfaces}/net/*")
+        check_that_a_late_rule_asks_again(qubes, qubes.frontend.run(f"ls -d {interfaces}").text)
+        assert qubes.detach(card).code == 0
+        assert qubes.detach(stick).code == 0
 
 
 def check_that_a_late_rule_asks_again(qubes: Qubes, interface: str) -> None:

@@ -79,6 +79,17 @@ class Qubes:
             "ls -d /sys/devices/platform/vhci_hcd.*/usb*/*-*[0-9] | grep -v :"
         ).text
 
+    @contextlib.contextmanager
+    def one_hub(self) -> Iterator[None]:
+        """Meanwhile devices in work share the hubs of one controller: its kernel uses no other."""
+        spare = "/sys/devices/platform/vhci_hcd.[1-9]*/usb*"
+        use = f"for hub in {spare}; do echo {{}} > $hub/authorized; done"
+        self.frontend.run(f"modprobe vhci-hcd; {use.format(0)}")
+        try:
+            yield
+        finally:
+            self.frontend.run(use.format(1))
+
     def detach(self, device: str) -> Completed:
         """qubes.USBDetach in work."""
         return self.lab.call(self.frontend, "qubes.USBDetach", f"sys-usb {device}\n".encode())

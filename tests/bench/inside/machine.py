@@ -12,6 +12,8 @@ from pathlib import Path
 ASK = Path("/run/lab-qubesdb")
 DEVICES = Path("/sys/bus/usb/devices")
 VHCI = "/sys/devices/platform/vhci_hcd.0"
+"""It has the files for all controllers."""
+IMPORTED = "/sys/devices/platform/vhci_hcd.*/usb*/*-*"
 MODULES = ("vhci-hcd", "usbip-host")
 TRACING = Path("/sys/kernel/tracing")
 PAUSE = 0.2
@@ -66,12 +68,12 @@ def settle() -> None:
 
 def disks() -> list[str]:
     """The names of the disks that came from another qube."""
-    return [Path(p).name for p in glob.glob(f"{VHCI}/usb*/*-*/*:1.0/host*/target*/*/block/sd*")]
+    return [Path(p).name for p in glob.glob(f"{IMPORTED}/*:1.0/host*/target*/*/block/sd*")]
 
 
 def imported() -> list[Path]:
     """The devices that came from another qube."""
-    return [Path(p).parent for p in glob.glob(f"{VHCI}/usb*/*-*/busnum")]
+    return [Path(p).parent for p in glob.glob(f"{IMPORTED}/busnum")]
 
 
 def await_disks(count: int = 1) -> None:
