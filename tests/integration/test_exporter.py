@@ -137,28 +137,22 @@ def test_reset_on_attach(qubes: Qubes, stick: str) -> None:
 
 
 def test_reset_by_udev_property(qubes: Qubes, stick: str) -> None:
-    rule = "/run/udev/rules.d/99-test.rules"
-    qubes.backend.write(rule, 'SUBSYSTEM=="usb", ENV{QUBES_USB_RESET}="1"\n')
-    event = f"udevadm control --reload && udevadm trigger --settle /sys/bus/usb/devices/{stick}"
-    qubes.backend.run(f"{event}; dmesg -C")
-    assert qubes.attach(stick).code == 0
-    assert qubes.backend.run(RESETS, check=False).text == "1"
-    assert qubes.take_back(stick).code == 0
-    qubes.backend.run(f"rm {rule}; {event}")
+    rule = 'SUBSYSTEM=="usb", ENV{QUBES_USB_RESET}="1"\n'
+    with qubes.udev_rule(rule, stick, "QUBES_USB_RESET=1"):
+        qubes.backend.run("dmesg -C")
+        assert qubes.attach(stick).code == 0
+        assert qubes.backend.run(RESETS, check=False).text == "1"
+        assert qubes.take_back(stick).code == 0
 
 
 def test_rule_for_the_nitrokey_bootloader_is_valid(qubes: Qubes, stick: str) -> None:
     rules = qubes.backend.read("/usr/lib/udev/rules.d/80-qubes-usb-reset.rules").decode()
     rules = rules.replace("20a0", "46f4").replace("42dd", "0001")
-    qubes.backend.write("/run/udev/rules.d/80-test.rules", rules)
-    qubes.backend.run("udevadm control --reload")
-    show = f"udevadm settle; udevadm info /sys/bus/usb/devices/{stick}"
-    qubes.backend.unplug("stick")
-    assert qubes.plug_storage("stick") == stick
-    try:
+    with qubes.udev_rule(rules, stick, "QUBES_USB_RESET=1"):
+        qubes.backend.unplug("stick")
+        assert qubes.plug_storage("stick") == stick
+        show = f"udevadm settle; udevadm info /sys/bus/usb/devices/{stick}"
         assert "QUBES_USB_RESET=1" in qubes.backend.run(show).text
-    finally:
-        qubes.backend.run("rm /run/udev/rules.d/80-test.rules; udevadm control --reload")
 
 
 def test_kept_from_drivers_until_plugged_again(qubes: Qubes, stick: str) -> None:
@@ -408,16 +402,11 @@ def test_a_disk_in_use_is_lent_where_that_is_wished(qubes: Qubes) -> None:
 
 
 def test_a_device_that_udev_forbids_is_not_lent(qubes: Qubes, stick: str) -> None:
-    rule = "/run/udev/rules.d/99-test.rules"
-    qubes.backend.write(rule, 'SUBSYSTEM=="usb", ENV{QUBES_EXPORT_USB_DEVICE}="0"\n')
-    event = f"udevadm control --reload && udevadm trigger --settle /sys/bus/usb/devices/{stick}"
-    qubes.backend.run(event)
-    try:
+    rule = 'SUBSYSTEM=="usb", ENV{QUBES_EXPORT_USB_DEVICE}="0"\n'
+    with qubes.udev_rule(rule, stick, "QUBES_EXPORT_USB_DEVICE=0"):
         for name in (stick, "0x46f4.0x0001"):
             assert f"forbids lending USB device {stick};" in qubes.attach(name).stderr.decode()
         assert qubes.driver(stick) == "usb"
-    finally:
-        qubes.backend.run(f"rm {rule}; {event}")
 
 
 @pytest.mark.long

@@ -90,6 +90,23 @@ class Qubes:
         finally:
             self.frontend.run(use.format(1))
 
+    @contextlib.contextmanager
+    def udev_rule(self, rule: str, device: str, gives: str) -> Iterator[None]:
+        """A rule in sys-usb that gives a device a property meanwhile.
+
+        udevd goes on with the rules of before for a moment while much happens.
+        """
+        path, place = "/run/udev/rules.d/99-test.rules", f"/sys/bus/usb/devices/{device}"
+        event = f"udevadm control --reload; udevadm trigger --settle {place}"
+        has = f"udevadm info {place} | grep -q {gives}"
+        self.backend.write(path, rule)
+        self.backend.wait_for(f"{event}; {has}")
+        try:
+            yield
+        finally:
+            self.backend.run(f"rm {path}")
+            self.backend.wait_for(f"{event}; ! {has}")
+
     def detach(self, device: str) -> Completed:
         """qubes.USBDetach in work."""
         return self.lab.call(self.frontend, "qubes.USBDetach", f"sys-usb {device}\n".encode())
