@@ -253,15 +253,18 @@ space := $(subst ,, )
 URL := file://$(subst %,%25,$(CURDIR))/dist/repo
 ADDRESS = '$(subst ','\'',$(subst $(space),%20,$(URL)))'
 GNUPG := build/gnupg
-SIGN = gpg --batch --yes --quiet $(if $(KEY),--local-user '$(KEY)',--homedir $(GNUPG)) --armor
-END_SIGN = $(if $(KEY),,gpgconf --homedir $(GNUPG) --kill gpg-agent)
+SIGN = gpg --batch --yes --quiet $(if $(KEY),--local-user '$(KEY)',--homedir '$(GNUPG)') --armor
+END_SIGN = $(if $(KEY),,gpgconf --homedir '$(GNUPG)' --kill gpg-agent)
+NEED_KEY = $(if $(KEY),,[ -d '$(GNUPG)' ] || { mkdir -p -m 0700 '$(GNUPG)' && gpg --homedir '$(GNUPG)' \
+	--batch --quiet --passphrase '' --quick-generate-key 'qubes-usb-proxy, throw-away' ed25519 sign never; })
 PUBLIC_KEY = '$(REPO)/qubes-usb-proxy.asc'
 # apt and web servers read it as a user of their own.
 END_REPO = chmod -R u=rwX,go=rX '$(REPO)'
 
 repo: apt-repo dnf-repo ## repositories for apt and dnf of what is in dist/, see Makefile
 
-apt-repo: $(if $(KEY),,$(GNUPG)) ## the one for apt alone
+apt-repo: ## the one for apt alone
+	@$(NEED_KEY)
 	rm -rf '$(REPO)/apt'
 	mkdir -p '$(REPO)/apt'
 	cp '$(DIST)'/*.deb '$(REPO)/apt'
@@ -275,7 +278,8 @@ apt-repo: $(if $(KEY),,$(GNUPG)) ## the one for apt alone
 	$(END_REPO)
 	$(END_SIGN)
 
-dnf-repo: $(if $(KEY),,$(GNUPG)) ## the one for dnf alone, its packages signed, too, as dom0 wants
+dnf-repo: ## the one for dnf alone, its packages signed, too, as dom0 wants
+	@$(NEED_KEY)
 	rm -rf '$(REPO)/dnf'
 	mkdir -p '$(REPO)/dnf'
 	cp '$(DIST)'/*.rpm '$(REPO)/dnf'
@@ -290,11 +294,6 @@ dnf-repo: $(if $(KEY),,$(GNUPG)) ## the one for dnf alone, its packages signed, 
 		>> '$(REPO)/qubes-usb-proxy.repo'
 	$(END_REPO)
 	$(END_SIGN)
-
-$(GNUPG):
-	mkdir -p -m 0700 $@
-	gpg --homedir $@ --batch --quiet --passphrase '' \
-		--quick-generate-key 'qubes-usb-proxy, throw-away' ed25519 sign never
 
 demo: lab-tools ## carry a USB stick from one virtual machine to another, and back
 	@echo "building the package"

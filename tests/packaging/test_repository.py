@@ -14,6 +14,7 @@ def test_an_address_that_a_shell_would_split(tree: Path, dist: Path, tmp_path: P
     """
     address = "https://example.org/it's a; touch there #\"`x`/%7Eme&you"
     make = ["make", "repo", f"URL={address}", f"REPO={tmp_path}/re po", f"DIST={dist}"]
+    make.append(f"GNUPG={tmp_path}/k ey")
     run("sh", "-c", 'umask 077; exec "$@"', "make", *make, folder=tree)
     assert attempt("find", tmp_path / "re po", "-not", "-perm", "-044").stdout == ""
     written = address.replace(" ", "%20")
