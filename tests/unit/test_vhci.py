@@ -138,7 +138,7 @@ def test_no_more_is_looked_at_than_one_controller(
 
 @pytest.fixture
 def busy(kernel: FakeKernel) -> None:
-    """The kernel is at work at all hubs; at the first one it asks a device that has left."""
+    """The kernel is at work at all hubs, and nothing is to be seen of that."""
     for hub in (kernel.tree / "sys/devices/platform").glob("vhci_hcd.*/usb*"):
         (hub / "power/runtime_status").write_text("active\n")
 
@@ -166,13 +166,17 @@ def test_a_hub_at_work_is_waited_for(
     assert 0.2 < took < vhci.HUB_SECONDS if is_done else took >= vhci.HUB_SECONDS
 
 
-def test_hubs_of_a_kernel_that_lets_none_sleep(
-    kernel: FakeKernel, peer: socket.socket, events: Uevents
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_hubs_of_a_kernel_that_does_not_tell(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents, is_refused: bool
 ) -> None:
     for status in (kernel.tree / "sys/devices/platform").glob("*/usb*/power/runtime_status"):
         status.unlink()
+        if is_refused:
+            status.symlink_to(status)
     kernel.command("cat")
     assert plug(kernel, events)[0] == 0
+    assert len(kernel.calls("cat")) == 1
 
 
 def test_a_port_that_becomes_ready_is_waited_for(

@@ -168,10 +168,10 @@ def _places(
 
 
 def _sleeps(host: Host, hub: str) -> bool:
-    """Whether the kernel has nothing to do at a hub; False also where it lets none sleep."""
+    """Whether the kernel has nothing to do at a hub; False also where it does not tell."""
     try:
         return host.read(f"/sys{hub}/power/runtime_status").strip() == "suspended"
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
@@ -186,7 +186,7 @@ def _await_hub(host: Host, hub: str, deadline: float) -> None:
     seconds = min(HUB_SECONDS, max(deadline - host.now(), 0.0))
     try:
         host.run(["cat", f"/sys{hub}/bConfigurationValue"], seconds)
-    except SystemLackError:
+    except (SystemLackError, OSError):
         pass  # It is never done, or nothing can be started: the port is tried all the same.
 
 
