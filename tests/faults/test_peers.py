@@ -224,18 +224,19 @@ def test_after_all_lying_backends(faults: Faults, told: Results) -> None:
 def test_an_attach_right_after_one_that_left(faults: Faults, case: Case) -> None:
     """The kernel waits 5 s for an answer of what has left, and then asks what is in its port."""
     stick = faults.stick()
-    faults.frontend.run("modprobe vhci-hcd")
     faults.backend.push(PEER, "/run/peer.py")
     script = f"#!/bin/sh\nSPEED=5000 {RUN_PEER} backend leaves {case.data['answers']}\n"
     faults.backend.write(f"{SERVICES}+9-1", script, 0o755)
     is_one = case.data["hubs"] == "with one hub"
-    with faults.one_hub() if is_one else contextlib.nullcontext():
-        left = faults.attach("9-1")
-        assert b"ended the connection while the device was set up" in left.stderr
-        done = faults.attach(stick)
-        assert (done.code, done.stderr) == (0, b"")
-        assert faults.detach(stick).code == 0
-    faults.backend.run(f"rm -f {SERVICES}+9-1")
+    try:
+        with faults.one_hub() if is_one else contextlib.nullcontext():
+            left = faults.attach("9-1")
+            assert b"ended the connection while the device was set up" in left.stderr
+            done = faults.attach(stick)
+            assert (done.code, done.stderr) == (0, b"")
+            assert faults.detach(stick).code == 0
+    finally:
+        faults.backend.run(f"rm -f {SERVICES}+9-1")
     faults.check(case, None)
 
 

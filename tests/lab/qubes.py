@@ -99,9 +99,9 @@ class Qubes:
         path, place = "/run/udev/rules.d/99-test.rules", f"/sys/bus/usb/devices/{device}"
         event = f"udevadm control --reload; udevadm trigger --settle {place}"
         has = f"udevadm info {place} | grep -q {gives}"
-        self.backend.write(path, rule)
-        self.backend.wait_for(f"{event}; {has}")
         try:
+            self.backend.write(path, rule)
+            self.backend.wait_for(f"{event}; {has}")
             yield
         finally:
             self.backend.run(f"rm {path}")

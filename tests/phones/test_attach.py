@@ -25,19 +25,14 @@ def test_attached_detached_and_attached_again_at_once(qubes: Qubes, phone: Phone
 
 def test_one_that_nobody_knows_of(qubes: Qubes, phone: Phone) -> None:
     """It leaves unexpectedly: it is waited for all the same, and the next time it is expected."""
-    rule = "/run/udev/rules.d/99-test.rules"
-    event = f"udevadm control --reload; udevadm trigger --settle {phone.sysfs()}"
-    qubes.backend.write(rule, 'SUBSYSTEM=="usb", ENV{QUBES_USB_REENUMERATES}="0"\n')
-    qubes.backend.run(event)
-    try:
+    rule = 'SUBSYSTEM=="usb", ENV{QUBES_USB_REENUMERATES}="0"\n'
+    with qubes.udev_rule(rule, phone.bus_id, "QUBES_USB_REENUMERATES=0"):
         for drop in (0.0, 0.2):
             phone.forget()
             phone.behave(drop=drop)
             phone.attached()
             assert qubes.backend.run(f"cat {LEFT}").text[1:].startswith(" 18d1:4ee7 ")
             assert qubes.take_back(phone.bus_id).code == 0
-    finally:
-        qubes.backend.run(f"rm {rule}; {event}")
 
 
 @pytest.mark.short
