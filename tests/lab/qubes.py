@@ -3,7 +3,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from usb_proxy.dom0 import untrusted
@@ -147,11 +147,11 @@ class Qubes:
             for line in call.wait(60).text.splitlines()
         ]
 
-    def await_clean(self, seconds: float = 20) -> list[str]:
-        """Wait until nothing is left over; gives what still is after that time."""
+    def await_clean(self, seconds: float = 20, besides: Collection[str] = ()) -> list[str]:
+        """Wait until nothing is left over `besides`; gives what still is after that time."""
         deadline = time.monotonic() + seconds
         while True:
-            found = self.leftovers()
+            found = [line for line in self.leftovers() if line not in besides]
             if not found or time.monotonic() > deadline:
                 return found
 

@@ -316,6 +316,25 @@ def test_a_virtual_bus_that_authorizes_nothing(machine: FakeKernel) -> None:
     assert check == "authorization" and "attach" not in said
 
 
+def test_a_virtual_bus_that_keeps_drivers_from_interfaces(machine: FakeKernel) -> None:
+    """But for the time in which the importer keeps them away, to judge what arrives."""
+    bus = machine.tree / "sys/devices/platform/vhci_hcd.0/usb10"
+    (bus / "interface_authorized_default").write_text("0\n")
+    (machine.usb / "devices/usb10").symlink_to(bus)
+    ((check, _, command),) = look(machine)[1]
+    path = "/sys/bus/usb/devices/usb10/interface_authorized_default"
+    assert (check, command) == ("authorization", f"echo 1 | tee {path}")
+    write("/run/qubes-usb-proxy/gate-usb10", "")(machine)
+    assert look(machine) == (0, [])
+
+
+def test_a_kernel_that_gives_no_device_a_driver(machine: FakeKernel) -> None:
+    (machine.usb / "drivers_autoprobe").write_text("0\n")
+    code, ((_, said, command),) = look(machine)
+    assert (code, command) == (ExitCode.WARNING, "echo 1 | tee /sys/bus/usb/drivers_autoprobe")
+    assert "no USB device a driver by itself" in said
+
+
 def test_virtual_hubs_that_are_not_authorized(machine: FakeKernel) -> None:
     bus = machine.tree / "sys/devices/platform/vhci_hcd.0/usb10"
     (bus / "authorized").write_text("0\n")

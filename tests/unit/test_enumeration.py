@@ -62,6 +62,8 @@ class Script:
             shutil.rmtree(self._kernel.tree / f"sys{PATH}")
         if event == "block":
             (self._kernel.tree / f"sys{PATH}/authorized").write_text("0\n")
+        if event == "let an interface pass":
+            (self._kernel.tree / f"sys{PATH}/3-1:1.1/authorized").write_text("1\n")
         if event.startswith("authorize"):
             home = self._kernel.tree / f"sys{PATH}"
             (home / "authorized").write_text("1\n")
@@ -218,6 +220,36 @@ def test_a_device_without_a_configuration_is_no_success(
     with pytest.raises(SystemLackError, match=said):
         wait(kernel, script, (0.4, BIND))
     assert script.time == pytest.approx(0.4 + enumeration.SETTLE_SECONDS)
+
+
+@pytest.mark.parametrize("later", ["nobody", "a rule of udev"])
+def test_interfaces_that_get_no_driver_are_no_success(
+    kernel: FakeKernel, peer: socket.socket, script: Script, home: Path, later: str
+) -> None:
+    """Where somebody has closed the bus for them, unless one of them is let pass after all."""
+    (home.parent / "interface_authorized_default").write_text("0\n")
+    for name in ("3-1:1.0", "3-1:1.1"):
+        (home / name / "authorized").write_text("0\n")
+    if later == "nobody":
+        with pytest.raises(SystemLackError, match=r"12ab:00cd; run: .*_default \[UP-761\]"):
+            wait(kernel, script, (0.4, BIND))
+        assert script.time == pytest.approx(0.4 + enumeration.SETTLE_SECONDS)
+    else:
+        assert wait(kernel, script, (0.4, BIND), (0.9, "let an interface pass")) == 0.9
+
+
+@pytest.mark.parametrize("later", ["nobody", "a rule of udev"])
+def test_where_no_device_gets_a_driver_by_itself(
+    kernel: FakeKernel, peer: socket.socket, script: Script, later: str
+) -> None:
+    """It is not said of the device, nor after half a minute; another program may probe it."""
+    (kernel.tree / "sys/bus/usb/drivers_autoprobe").write_text("0\n")
+    if later == "nobody":
+        with pytest.raises(SystemLackError, match=r"drivers_autoprobe \[UP-762\]"):
+            wait(kernel, script, (0.3, f"add@{PATH}"))
+        assert script.time == pytest.approx(0.3 + enumeration.SETTLE_SECONDS)
+    else:
+        assert wait(kernel, script, (0.3, f"add@{PATH}"), (1.0, BIND)) == 1.0
 
 
 @pytest.mark.parametrize("events", [(), ((0.4, BIND),)], ids=["before it is bound", "bound"])

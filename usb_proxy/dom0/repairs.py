@@ -11,7 +11,7 @@ import re
 
 _NAME = r"[\w.+-]+"
 _LOCKS = "/run/qubes-usb-proxy"
-_BUS = r"/sys/bus/usb/devices/usb\d+/authorized(_default)?"
+_BUS = r"/sys/bus/usb/devices/usb\d+/(authorized|(interface_)?authorized_default)"
 _VIRTUAL = r"/sys/devices/platform/vhci_hcd\.\*/usb\*/authorized_default"
 _KEY = r"/qubes-usb-devices/[\w-]+"
 _FOLDER = "install -d -o root -g qubes -m 2770 /run/qubes"
@@ -34,6 +34,7 @@ KNOWN = (
     rf"sed -i '/\^ \*install \*(usbip|vhci)[_-](host|hcd|core) /d' /(\w+/)+modprobe\.d/{_NAME}",
     rf"depmod {_NAME}",
     rf"echo 1 \| tee {_BUS}( {_BUS})*",
+    r"echo 1 \| tee /sys/bus/usb/drivers_autoprobe",
     rf"modprobe vhci-hcd && echo 1 \| tee {_VIRTUAL}",
     r"echo (usbip-host|vhci-hcd) > /etc/modules-load\.d/qubes-usb-proxy\.conf",
     r"echo \d+ > /sys/devices/platform/vhci_hcd\.0/detach",

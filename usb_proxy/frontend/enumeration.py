@@ -38,6 +38,9 @@ so, and starts the program that chooses."""
 
 UDEV_RUNS = "/run/udev/control"
 
+PROBES = "/sys/bus/usb/drivers_autoprobe"
+"""0: no device gets a driver by itself, so none is configured (drivers/base/bus.c)."""
+
 
 class Enumeration:
     """A device that was just plugged in at DEVPATH `path`; `events` listen since before that.
@@ -86,6 +89,8 @@ class Enumeration:
         if self._read("authorized") != "1":  # usbguard may decide while udev is waited for.
             self._news(self._host.now())  # Or it was pulled.
             raise self._failure()
+        if not self._await(self._may_have_drivers, SETTLE_SECONDS):
+            raise SystemLackError("UP-761", product=vhci.product(self._host, self._path))
 
     def _is_over(self, start: float, deadline: float) -> bool:
         """Never, but with an exception: between two drivers' work."""
@@ -120,7 +125,7 @@ class Enumeration:
         start = self._host.now()
         deadline = min(start + ENUMERATE_SECONDS, limit)
         hub = self._path.rpartition("/")[0] + "/"
-        is_alive = False
+        is_alive, quiet = False, QUIET_SECONDS
         while (news := self._news(deadline)) is not None:
             if f"bind@{self._path}" in news:
                 return
@@ -129,14 +134,18 @@ class Enumeration:
             now = self._host.now()
             places = [event.partition("@")[2] + "/" for event in news]
             if any(place.startswith(f"{self._path}/") for place in places):
+                if not is_alive and self._text(PROBES) == "0":
+                    quiet = SETTLE_SECONDS
                 is_alive = True
                 self._had_interfaces |= self._is_any_interface(places)
-                deadline = min(now + QUIET_SECONDS, start + WORK_SECONDS, limit)
+                deadline = min(now + quiet, start + WORK_SECONDS, limit)
             elif not is_alive and any(place.startswith(hub) for place in places):
                 deadline = min(now + ENUMERATE_SECONDS, start + TURN_SECONDS, limit)
             deadline = self._unless_removed(news, deadline)
         if is_alive and not self._is_there():
             raise self._failure()
+        if is_alive and quiet != QUIET_SECONDS:
+            raise SystemLackError("UP-762")
         if is_alive:
             raise PeerError("UP-621", seconds=deadline - start)
         raise PeerError("UP-616", seconds=deadline - start)
@@ -184,9 +193,24 @@ class Enumeration:
     def _is_there(self) -> bool:
         return self._host.exists(f"/sys{self._path}")
 
+    def _may_have_drivers(self) -> bool:
+        """Whether any interface is authorized, or none says that it is not.
+
+        Somebody may keep drivers from all that comes to this bus (Documentation/usb/
+        authorization.rst, "Interface authorization"), and let some of it pass a moment later.
+        """
+        if self._read("../interface_authorized_default") != "0":
+            return True
+        prefix = self._path.rpartition("/")[2] + ":"
+        names = [n for n in self._host.listing(f"/sys{self._path}") if n.startswith(prefix)]
+        return not names or any(self._read(f"{name}/authorized") != "0" for name in names)
+
     def _read(self, name: str) -> str:
+        return self._text(f"/sys{self._path}/{name}")
+
+    def _text(self, path: str) -> str:
         try:
-            return self._host.read(f"/sys{self._path}/{name}").strip()
+            return self._host.read(path).strip()
         except OSError:
             return ""
 

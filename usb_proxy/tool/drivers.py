@@ -7,6 +7,7 @@ from usb_proxy import locks, sysfs
 from usb_proxy.backend import usbip_host
 from usb_proxy.errors import NoDeviceError, SystemLackError
 from usb_proxy.frontend import gates, vhci
+from usb_proxy.frontend.enumeration import PROBES
 from usb_proxy.idents import QUBESDB, BusId, qubesdb_key
 from usb_proxy.kernel import VHCI_DRIVER, VHCI_MODULE, PortState
 from usb_proxy.tool import findings, overview
@@ -114,6 +115,15 @@ def virtual_buses(host: Host) -> Iterator[Finding]:
     # While it judges what arrives, usb-import closes a bus itself.
     others = [name for name in virtual if not gates.is_closed_for_devices(host, name[3:])]
     yield from _authorization(host, others, "")
+    others = [name for name in virtual if not gates.is_closed(host, name[3:])]
+    closed = [f"{sysfs.DEVICES}/{name}/interface_authorized_default" for name in others]
+    closed = [path for path in closed if findings.text(host, path).strip() == "0"]
+    if closed:
+        text = "this qube keeps drivers from the interfaces of new devices"
+        yield warning("authorization", text, f"echo 1 | tee {' '.join(closed)}")
+    if findings.text(host, PROBES).strip() == "0":
+        text = "this qube's kernel gives no USB device a driver by itself"
+        yield warning("authorization", text, f"echo 1 | tee {PROBES}")
 
 
 def _authorization(host: Host, names: list[str], consequence: str) -> Iterator[Finding]:
