@@ -288,6 +288,18 @@ def test_authorized_default_of_nothing(qubes: Qubes) -> None:
         run("for bus in /sys/bus/usb/devices/usb*; do echo 1 > $bus/authorized_default; done")
 
 
+@pytest.mark.parametrize("end", ["in sys-usb", "in work", "all killed"])
+def test_an_interface_that_is_turned_off_gets_no_driver_again(
+    qubes: Qubes, stick: str, end: str
+) -> None:
+    """The kernel would turn it on when the device is back, so that stays blocked as a whole."""
+    qubes.backend.run(f"echo 0 > /sys/bus/usb/devices/{stick}:1.0/authorized")
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "stick")
+    end_export(qubes, stick, end)
+    assert is_blocked(qubes, stick)
+
+
 @pytest.mark.parametrize("daemon", ["runs", "has stopped"])
 @pytest.mark.usefixtures("usbguard")
 def test_usbguard_blocks_but_while_the_device_is_attached(qubes: Qubes, daemon: str) -> None:

@@ -415,6 +415,25 @@ def test_usbguard_is_told_of_the_device(kernel: FakeKernel, peer: socket.socket)
     assert_clean(kernel, ended="detached")
 
 
+@pytest.mark.parametrize("default", ["0", "1"])
+def test_what_has_an_interface_turned_off_is_given_back_blocked(
+    kernel: FakeKernel, peer: socket.socket, default: str
+) -> None:
+    """The kernel would turn it on again, unless the bus is closed for all."""
+    home = kernel.device("1-1.4")
+    (kernel.tree / "sys/bus/usb/devices/usb1").mkdir(exist_ok=True)
+    bus = kernel.tree / "sys/bus/usb/devices/usb1/interface_authorized_default"
+    bus.write_text(f"{default}\n")
+    (home / "1-1.4:1.0").mkdir()
+    (home / "1-1.4:1.0/authorized").write_text("0\n")
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    peer.recv(100)
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+    assert (home / "authorized").read_text() == ("0\n" if default == "1" else "1\n")
+    assert_clean(kernel, ended="detached")
+
+
 def test_usbguard_is_not_asked_about_what_it_allows(
     kernel: FakeKernel, peer: socket.socket
 ) -> None:

@@ -51,6 +51,25 @@ def was_blocked(device: UsbDevice, lock: locks.Lock) -> bool:
     return not device.is_authorized()
 
 
+def denies_interface(host: Host, device: UsbDevice) -> bool:
+    """Whether somebody in this qube keeps drivers from an interface of a device by hand.
+
+    The kernel authorizes it anew when it configures the device, unless the whole bus is closed
+    (Documentation/usb/authorization.rst, "Interface authorization").
+    """
+    if _default(host, device.bus_id, "interface_authorized_default") == "0":
+        return False
+    names = host.listing(f"{sysfs.DEVICES}/{device.bus_id}")
+    return any(":" in name and _is_denied(device, name) for name in names)
+
+
+def _is_denied(device: UsbDevice, interface: str) -> bool:
+    try:
+        return device.attribute(f"{interface}/authorized") == "0"
+    except NoDeviceError:
+        return False  # The kernel has no such file, or it has just gone.
+
+
 def acquire(host: Host, lock: locks.Lock, bus_id: BusId) -> InUseError | None:
     """Take an exporter's lock: at once, or when the one that is ending, or fails, has ended.
 
@@ -84,11 +103,15 @@ def give_back(host: Host, device: UsbDevice, blocked: bool) -> None:
 
 def _is_open(host: Host, bus_id: BusId) -> bool:
     """Whether the kernel authorizes what appears on a bus, so that a permission would be kept."""
+    return _default(host, bus_id, "authorized_default") not in ("0", "")
+
+
+def _default(host: Host, bus_id: BusId, name: str) -> str:
+    """What is so for newcomers on a bus; nothing where that has gone, too."""
     try:
-        default = host.read(f"{sysfs.DEVICES}/usb{bus_id.partition('-')[0]}/authorized_default")
+        return host.read(f"{sysfs.DEVICES}/usb{bus_id.partition('-')[0]}/{name}").strip()
     except OSError:
-        return False  # The bus has gone, too.
-    return default.strip() != "0"
+        return ""
 
 
 def end(host: Host, bus_id: BusId, lock: locks.Lock, why: str) -> None:

@@ -86,7 +86,7 @@ def _serve(
 class _Loan:
     """One device that is lent to one qube: taken, handed over, given back as it was.
 
-    `blocked` is whether it was not authorized before.
+    `blocked` is whether it, or an interface of it, was not authorized before.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class _Loan:
     ) -> None:
         self.host, self.device, self.lock, self.link, self.entry = host, device, lock, link, entry
         self.bus_id = device.bus_id
-        self.blocked = exports.was_blocked(device, lock)
+        self.blocked = exports.was_blocked(device, lock) or exports.denies_interface(host, device)
         self.properties: dict[str, str] = {}
         self.has_ended = self.has_gone = False
 
