@@ -91,7 +91,7 @@ def test_a_device_without_disks_opens_nothing(
         assert opened["names"] == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOMEDIUM, errno.ENXIO, errno.ENOENT])
+@pytest.mark.parametrize("number", [errno.ENOMEDIUM, errno.ENXIO, errno.ENODEV])
 def test_a_reader_without_a_card_is_not_in_use(
     kernel: FakeKernel, opened: dict[str, list[str] | int], number: int
 ) -> None:
@@ -101,13 +101,25 @@ def test_a_reader_without_a_card_is_not_in_use(
         assert opened["names"] == ["sda"]
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
 def test_what_else_the_kernel_answers_is_told(
-    kernel: FakeKernel, opened: dict[str, list[str] | int]
+    kernel: FakeKernel, opened: dict[str, list[str] | int], number: int
 ) -> None:
+    """Also of a disk that is there without its node: it may be mounted all the same."""
     add_disk(kernel, kernel.plug("2-1"), "sda")
-    opened["error"] = errno.EIO
+    opened["error"] = number
     with UsbDevice(kernel, BusId("2-1")) as device, pytest.raises(SystemLackError):
         usage.Claim(kernel, device)
+
+
+def test_a_disk_that_has_just_gone_is_not_in_use(
+    kernel: FakeKernel, opened: dict[str, list[str] | int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_disk(kernel, kernel.plug("2-1"), "sda")
+    opened["error"] = errno.ENOENT
+    monkeypatch.setattr(kernel, "exists", lambda *_: False)
+    with UsbDevice(kernel, BusId("2-1")) as device, usage.Claim(kernel, device):
+        assert opened["names"] == ["sda"]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ class Claim:
             self._fds.append(self._host.open_node(node, claims=True))
         except OSError as error:
             # A reader without a card, or a disk that goes just now.
-            if error.errno not in (errno.ENOMEDIUM, errno.ENOENT, errno.ENXIO, errno.ENODEV):
+            has_gone = error.errno == errno.ENOENT and not self._host.exists(f"{BLOCK}/{name}")
+            if not has_gone and error.errno not in (errno.ENOMEDIUM, errno.ENXIO, errno.ENODEV):
                 raise
 
 
