@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guests' root image, in two cached stages: Debian with a kernel, then the package in it."""
+"""The guests' root image, in two cached stages: Debian with a kernel, then the package in it.
+
+The programs of the lab itself are in neither: a guest copies them from its initramfs.
+"""
 
 import contextlib
 import fcntl
@@ -9,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +57,7 @@ COMMANDS = {
         for verb in ("read", "write", "rm", "list", "watch")
     },
 }
+SERVICES = ("etc/qubes-rpc", "etc/qubes/rpc-config", "usr/local/etc/qubes-rpc")
 
 Progress = Callable[[str], None]
 
@@ -87,7 +91,7 @@ def image(debs: Path | None, suite: str, progress: Progress) -> Image:
         fcntl.flock(lock, fcntl.LOCK_EX)
         base = _base(cache, suite, progress)
         disk = _disk(cache, base, debs, progress)
-    return Image(base / "vmlinuz", base / "initrd", disk)
+        return Image(base / "vmlinuz", _initrd(cache, base), disk)
 
 
 def run(*command: str | Path, **options: str) -> str:
@@ -182,8 +186,7 @@ def _disk(cache: Path, base: Path, debs: Path | None, progress: Progress) -> Pat
     packages = sorted(debs.glob("*.deb")) if debs else []
     if debs and not packages:
         raise LabError(f"no .deb in {debs}: build the package first")
-    guest = sorted(path for path in (HERE / "guest").iterdir() if path.is_file())
-    key = _digest(base.name.encode(), *(path.read_bytes() for path in [*packages, *guest]))
+    key = _digest(base.name.encode(), *(path.read_bytes() for path in packages))
     disk = cache / f"disk-{key}.ext4"
     if disk.exists():
         os.utime(disk)
@@ -191,38 +194,55 @@ def _disk(cache: Path, base: Path, debs: Path | None, progress: Progress) -> Pat
     with step(progress, "guest image built"), scratch(cache) as work:
         root = work / "root"
         run("cp", "-a", "--reflink=auto", base / "root", root)
-        _install_guest(root)
         if debs:
             _install_package(root, debs)
         file = work / "disk"
         run("truncate", "-s", "1500M", file)
         run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", root, file)
         file.rename(disk)
-    for old in sorted(cache.glob("disk-*.ext4"), key=lambda path: -path.stat().st_mtime)[
-        KEPT_IMAGES:
-    ]:
-        old.unlink()
+    _keep_latest(cache, "disk-*.ext4")
     return disk
 
 
-def _install_guest(root: Path) -> None:
-    """Copy in the lab's own part of a guest."""
-    folder = root / GUEST
-    (folder / "guest").mkdir(parents=True)
-    for path in (HERE / "guest").iterdir():
+def _keep_latest(cache: Path, pattern: str) -> None:
+    for old in sorted(cache.glob(pattern), key=lambda path: -path.stat().st_mtime)[KEPT_IMAGES:]:
+        old.unlink()
+
+
+def _initrd(cache: Path, base: Path) -> Path:
+    """That of the base with the lab's own part of a guest behind it."""
+    guest = sorted(path for path in (HERE / "guest").iterdir() if path.is_file())
+    file = cache / f"initrd-{_digest(base.name.encode(), *(path.read_bytes() for path in guest))}"
+    if file.exists():
+        os.utime(file)
+        return file
+    root = base / "root"
+    with scratch(cache) as work, scratch(root) as tree:
+        _install_guest(guest, tree)
+        # By the Python of the guest, which sees no time of theirs.
+        compileall = ("python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash")
+        run("chroot", root, *compileall, "-s", f"/{tree.name}", "-p", "/", f"/{tree.name}")
+        fresh = work / "initrd"
+        fresh.write_bytes((base / "initrd").read_bytes() + initrd.archive(tree))
+        fresh.rename(file)
+    _keep_latest(cache, "initrd-*")
+    return file
+
+
+def _install_guest(guest: Sequence[Path], tree: Path) -> None:
+    """Copy the lab's own part of a guest, as it lies there, to a folder."""
+    for folder in (f"{GUEST}/guest", "usr/lib/udev/rules.d", *SERVICES):
+        (tree / folder).mkdir(parents=True)
+    for path in guest:
         if path.suffix == ".py":
-            shutil.copy(path, folder / "guest")
+            shutil.copy(path, tree / GUEST / "guest")
         elif path.suffix == ".rules":
-            shutil.copy(path, root / "usr/lib/udev/rules.d")
-        elif path.is_file():
-            shutil.copy(path, folder)
-    shutil.copy(initrd.BUSYBOX, folder)
+            shutil.copy(path, tree / "usr/lib/udev/rules.d")
+        else:
+            shutil.copy(path, tree / GUEST)
     for name, target in COMMANDS.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).symlink_to(target)
-    for name in ("etc/qubes-rpc", "etc/qubes/rpc-config", "usr/local/etc/qubes-rpc"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    run("chroot", root, "python3", "-m", "compileall", "-q", f"/{GUEST}")
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).symlink_to(target)
 
 
 def _install_package(root: Path, debs: Path) -> None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The initramfs: busybox, the modules that lead to the root file system, and a script."""
+"""The initramfs: busybox, the modules that lead to the root file system, and a script.
+
+What a second archive behind it has in the folder `lab` is copied to the root file system.
+"""
 
 import lzma
 import stat
@@ -17,6 +20,8 @@ esac
 for module in {modules}; do /bin/busybox insmod "/modules/$module"; done
 while ! [ -b /dev/vda ]; do /bin/busybox sleep 0.05; done
 /bin/busybox mount -t ext4 -o noatime /dev/vda /root
+/bin/busybox cp -a /lab/. /root
+/bin/busybox cp /bin/busybox /root/usr/lib/lab
 /bin/busybox mount -o move /dev /root/dev
 /bin/busybox umount /proc
 exec /bin/busybox switch_root /root /usr/lib/lab/init
@@ -39,6 +44,18 @@ def build(tree: Path) -> bytes:
         ("bin/busybox", stat.S_IFREG | 0o755, BUSYBOX.read_bytes()),
         ("init", stat.S_IFREG | 0o755, SCRIPT.format(modules=" ".join(files)).encode()),
     ]
+    return _cpio(members)
+
+
+def archive(tree: Path) -> bytes:
+    """The second archive, of all that is in `tree`; it is root's."""
+    members = [("lab", stat.S_IFDIR | 0o755, b"")]
+    for path in sorted(tree.rglob("*")):
+        if path.is_symlink():
+            data = str(path.readlink()).encode()
+        else:
+            data = path.read_bytes() if path.is_file() else b""
+        members.append((f"lab/{path.relative_to(tree)}", path.lstat().st_mode, data))
     return _cpio(members)
 
 
