@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The files that tell apt and dnf where a repository is, whatever its address looks like."""
 
+import os
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -31,3 +32,17 @@ def test_an_address_that_a_shell_would_split(tree: Path, dist: Path, tmp_path: P
         "gpgkey": f"{written}/qubes-usb-proxy.asc",
     }
     assert not (tree / "there").exists()
+
+
+def test_a_key_that_was_made_in_part_is_made_anew(tree: Path, dist: Path, tmp_path: Path) -> None:
+    """It would be taken for one that is there."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "gpg").write_text("#!/bin/sh\nexit 2\n")
+    (programs / "gpg").chmod(0o755)
+    make = ["make", "apt-repo", f"REPO={tmp_path}/repo", f"DIST={dist}", f"GNUPG={tmp_path}/keys"]
+    path = f"PATH={programs}:{os.environ['PATH']}"
+    assert attempt("env", path, *make, folder=tree).returncode
+    assert not (tmp_path / "keys").exists()
+    run(*make, folder=tree)
+    assert (tmp_path / "repo/apt/InRelease").stat().st_size
