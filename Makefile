@@ -255,9 +255,9 @@ ADDRESS = '$(subst ','\'',$(subst $(space),%20,$(URL)))'
 GNUPG := build/gnupg
 SIGN = gpg --batch --yes --quiet $(if $(KEY),--local-user '$(KEY)',--homedir '$(GNUPG)') --armor
 END_SIGN = $(if $(KEY),,gpgconf --homedir '$(GNUPG)' --kill gpg-agent)
-NEED_KEY = $(if $(KEY),,[ -d '$(GNUPG)' ] || { mkdir -p -m 0700 '$(GNUPG)' && gpg --homedir '$(GNUPG)' \
-	--batch --quiet --passphrase '' --quick-generate-key 'qubes-usb-proxy, throw-away' ed25519 sign never; } \
-	|| { rm -rf '$(GNUPG)'; false; })
+NEED_KEY = $(if $(KEY),,[ -d '$(GNUPG)' ] || { mkdir -p -m 0700 '$(GNUPG)' && { gpg --homedir '$(GNUPG)' \
+	--batch --quiet --passphrase '' --quick-generate-key 'qubes-usb-proxy, throw-away' ed25519 sign never \
+	|| { rm -rf '$(GNUPG)'; false; }; }; })
 PUBLIC_KEY = '$(REPO)/qubes-usb-proxy.asc'
 # apt and web servers read it as a user of their own.
 END_REPO = chmod -R u=rwX,go=rX '$(REPO)'

@@ -43,6 +43,9 @@ class PortState:
     ERROR = 7
 
 
+AUTOPROBE = "/sys/bus/usb/drivers_autoprobe"
+"""0: no device gets a driver by itself, so none is configured (drivers/base/bus.c)."""
+
 STUB_AVAILABLE = 1
 """SDEV_ST_AVAILABLE of `enum usbip_device_status`, linux/usbip.h: bound, and no session."""
 

@@ -121,6 +121,20 @@ class UsbDevice:
         """Whether the kernel may configure it (Documentation/usb/authorization.rst)."""
         return self.attribute("authorized") != "0"
 
+    def unauthorized(self) -> list[str]:
+        """Its interfaces that no driver may have; those of what has gone are left out.
+
+        Documentation/usb/authorization.rst, "Interface authorization".
+        """
+        found = []
+        for name in self._host.listing(f"{DEVICES}/{self.bus_id}"):
+            try:
+                if ":" in name and self.attribute(f"{name}/authorized") == "0":
+                    found.append(name)
+            except UsbProxyError:
+                pass  # It has gone, or the kernel has no such file.
+        return found
+
     def devid(self) -> int:
         """`busnum << 16 | devnum`: what usbip-host expects in every request for it."""
         return self.number("busnum") << 16 | self.number("devnum")
@@ -250,45 +264,3 @@ def node(host: Host, folder: str) -> str:
     """The file of usbfs for the device or hub in a folder; OSError when it has gone."""
     bus, device = (int(host.read(f"{folder}/{name}")) for name in ("busnum", "devnum"))
     return f"/dev/bus/usb/{bus:03d}/{device:03d}"
-
-
-def look_up(host: Host, target: Target) -> BusId:
-    """The bus id that `target` names; that it may be used is for `open_usable` to say.
-
-    RequestError when several devices match vendor and product, NoDeviceError when none does.
-    """
-    if isinstance(target, BusId):
-        return target
-    found = []
-    for name in host.listing(DEVICES):
-        if name.startswith("usb") or ":" in name:
-            continue
-        try:
-            with UsbDevice(host, BusId(name)) as device:
-                if device.matches(target) and not device.refusal():
-                    found.append(device.bus_id)
-        except NoDeviceError:
-            continue
-    if len(found) > 1:
-        raise RequestError("UP-208", target=target, devices=" and ".join(found))
-    if not found:
-        raise NoDeviceError("UP-301", target=target)
-    return found[0]
-
-
-def open_usable(host: Host, bus_id: BusId, target: Target) -> UsbDevice:
-    """The device of a bus id, open, if it may be exported or reset and still is what was asked for.
-
-    RequestError for a hub and for a device that came from another qube, NoDeviceError else.
-    """
-    device = UsbDevice(host, bus_id)
-    try:
-        refusal = device.refusal()
-        if refusal:
-            raise refusal
-        if not device.matches(target):
-            raise NoDeviceError("UP-304", target=target)
-    except BaseException:
-        device.close()
-        raise
-    return device

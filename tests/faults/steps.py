@@ -44,7 +44,7 @@ OPTIONAL = frozenset(
         "sysfs.UsbDevice.attribute open idVendor (3)",
         "sysfs.UsbDevice.attribute open idProduct (3)",
         "sysfs.UsbDevice.attribute open bConfigurationValue (3)",
-        "gates.unauthorized listdir (3)",
+        "sysfs.UsbDevice.unauthorized listdir (3)",
         "sysfs.UsbDevice.attribute open authorized (3)",
     )
 )

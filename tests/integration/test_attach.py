@@ -226,7 +226,7 @@ def test_nodes_are_there_with_their_rights_when_success_is_told(qubes: Qubes) ->
 
 def mend_as_told(qubes: Qubes, stick: str, mark: bytes) -> None:
     """An attach fails in work, with a command that makes the next one succeed."""
-    before = qubes.leftovers()  # A switch that a test has turned off.
+    before = qubes.leftovers()  # A switch that the test has turned off.
     done = qubes.attach(stick)
     assert done.code == 7
     assert mark in done.stderr
@@ -261,7 +261,7 @@ def test_a_device_that_the_frontend_does_not_authorize_is_no_success(
 def test_a_kernel_that_gives_no_drivers_is_no_success(
     qubes: Qubes, stick: str, monkeypatch: pytest.MonkeyPatch, switch: str, mark: bytes
 ) -> None:
-    """Where dom0 announces nothing, as then the importer gives drivers itself."""
+    """Where dom0 has announced nothing: what was announced gets its drivers from the importer."""
     monkeypatch.setattr(qubes, "announces", False)
     run = qubes.frontend.run
     run(f"modprobe vhci-hcd; for switch in /sys/{switch}; do echo 0 > $switch; done")

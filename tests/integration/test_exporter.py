@@ -288,7 +288,7 @@ def test_authorized_default_of_nothing(qubes: Qubes) -> None:
         run("for bus in /sys/bus/usb/devices/usb*; do echo 1 > $bus/authorized_default; done")
 
 
-@pytest.mark.parametrize("end", ["in sys-usb", "in work", "all killed"])
+@pytest.mark.parametrize("end", ENDS)
 def test_an_interface_that_is_turned_off_gets_no_driver_again(
     qubes: Qubes, stick: str, end: str
 ) -> None:

@@ -219,7 +219,7 @@ def _initrd(cache: Path, base: Path) -> Path:
     root = base / "root"
     with scratch(cache) as work, scratch(root) as tree:
         _install_guest(guest, tree)
-        # By the Python of the guest, which sees no time of theirs.
+        # By the guest's Python, and unchecked: the archive keeps no times to compare.
         compileall = ("python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash")
         run("chroot", root, *compileall, "-s", f"/{tree.name}", "-p", "/", f"/{tree.name}")
         fresh = work / "initrd"

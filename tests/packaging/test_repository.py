@@ -44,5 +44,9 @@ def test_a_key_that_was_made_in_part_is_made_anew(tree: Path, dist: Path, tmp_pa
     path = f"PATH={programs}:{os.environ['PATH']}"
     assert attempt("env", path, *make, folder=tree).returncode
     assert not (tmp_path / "keys").exists()
+    (tmp_path / "keys").write_text("of somebody")
+    assert attempt(*make, folder=tree).returncode
+    assert (tmp_path / "keys").read_text() == "of somebody"
+    (tmp_path / "keys").unlink()
     run(*make, folder=tree)
     assert (tmp_path / "repo/apt/InRelease").stat().st_size

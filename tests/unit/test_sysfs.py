@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from usb_proxy.backend import udev
+from usb_proxy.backend.usbip_host import look_up, open_usable
 from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, UsbProxyError
 from usb_proxy.idents import BusId, parse_target
-from usb_proxy.sysfs import UsbDevice, look_up, open_usable
+from usb_proxy.sysfs import UsbDevice
 
 from .fake_kernel import node
 

@@ -54,20 +54,10 @@ def was_blocked(device: UsbDevice, lock: locks.Lock) -> bool:
 def denies_interface(host: Host, device: UsbDevice) -> bool:
     """Whether somebody in this qube keeps drivers from an interface of a device by hand.
 
-    The kernel authorizes it anew when it configures the device, unless the whole bus is closed
-    (Documentation/usb/authorization.rst, "Interface authorization").
+    The kernel authorizes it anew when it configures the device, unless the whole bus is closed.
     """
-    if _default(host, device.bus_id, "interface_authorized_default") == "0":
-        return False
-    names = host.listing(f"{sysfs.DEVICES}/{device.bus_id}")
-    return any(":" in name and _is_denied(device, name) for name in names)
-
-
-def _is_denied(device: UsbDevice, interface: str) -> bool:
-    try:
-        return device.attribute(f"{interface}/authorized") == "0"
-    except NoDeviceError:
-        return False  # The kernel has no such file, or it has just gone.
+    closed = "interface_authorized_default"
+    return bool(device.unauthorized()) and _default(host, device.bus_id, closed) != "0"
 
 
 def acquire(host: Host, lock: locks.Lock, bus_id: BusId) -> InUseError | None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import errno
 
 from usb_proxy import sockets
-from usb_proxy.errors import NoDeviceError, SystemLackError, UsbProxyError
+from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, UsbProxyError
+from usb_proxy.idents import BusId, Target
 from usb_proxy.kernel import STUB_AVAILABLE
-from usb_proxy.sysfs import UsbDevice
+from usb_proxy.sysfs import DEVICES, UsbDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,3 +168,45 @@ def _release(device: UsbDevice, block: bool) -> None:
     finally:
         for end in ends:
             end.close()
+
+
+def look_up(host: Host, target: Target) -> BusId:
+    """The bus id that `target` names; that it may be used is for `open_usable` to say.
+
+    RequestError when several devices match vendor and product, NoDeviceError when none does.
+    """
+    if isinstance(target, BusId):
+        return target
+    found = []
+    for name in host.listing(DEVICES):
+        if name.startswith("usb") or ":" in name:
+            continue
+        try:
+            with UsbDevice(host, BusId(name)) as device:
+                if device.matches(target) and not device.refusal():
+                    found.append(device.bus_id)
+        except NoDeviceError:
+            continue
+    if len(found) > 1:
+        raise RequestError("UP-208", target=target, devices=" and ".join(found))
+    if not found:
+        raise NoDeviceError("UP-301", target=target)
+    return found[0]
+
+
+def open_usable(host: Host, bus_id: BusId, target: Target) -> UsbDevice:
+    """The device of a bus id, open, if it may be exported or reset and still is what was asked for.
+
+    RequestError for a hub and for a device that came from another qube, NoDeviceError else.
+    """
+    device = UsbDevice(host, bus_id)
+    try:
+        refusal = device.refusal()
+        if refusal:
+            raise refusal
+        if not device.matches(target):
+            raise NoDeviceError("UP-304", target=target)
+    except BaseException:
+        device.close()
+        raise
+    return device

@@ -255,15 +255,13 @@ ENTRIES = {
         "run: echo 1 | sudo tee /sys/devices/platform/vhci_hcd.*/usb*/interface_authorized_default",
         ("Somebody has turned off the interfaces of new devices in the qube that gets it.",),
         "Run `echo 1 | sudo tee /sys/devices/platform/vhci_hcd.*/usb*/interface_authorized_default"
-        "` in that qube, and attach again. Or let a rule of udev there write `1` to `authorized` "
-        "of each interface that you want.",
+        "` in that qube, and attach again.",
     ),
     "UP-762": (
         "this qube's kernel gives no USB device a driver by itself; "
         "run: echo 1 | sudo tee /sys/bus/usb/drivers_autoprobe",
         ("Somebody has turned off drivers in the qube that gets the device.",),
-        "Run `echo 1 | sudo tee /sys/bus/usb/drivers_autoprobe` in that qube, and attach again. Or "
-        "let a rule of udev there write the device's name to `/sys/bus/usb/drivers_probe`.",
+        "Run `echo 1 | sudo tee /sys/bus/usb/drivers_autoprobe` in that qube, and attach again.",
     ),
     "UP-780": (
         "qubes-usb-proxy was removed from this qube, or changed; install it again",

@@ -6,7 +6,7 @@ Its standard error reaches the frontend, so nothing in it may name another qube.
 
 from __future__ import annotations
 
-from usb_proxy import endings, handshake, journal, locks, qrexec, suspend, sysfs
+from usb_proxy import endings, handshake, journal, locks, qrexec, suspend
 from usb_proxy.backend import exports, qubesdb, udev, usage, usbip_host
 from usb_proxy.errors import (
     InUseError,
@@ -72,14 +72,14 @@ def _serve(
     link = qrexec.Link(host)
     host.load_module(usbip_host.NAME, usbip_host.DRIVER)
     # A bus id is looked at when nobody else has it: the device may be on its way back.
-    bus_id = entry.device = sysfs.look_up(host, target)
+    bus_id = entry.device = usbip_host.look_up(host, target)
     lock = locks.export_lock(host, bus_id)
     if refusal := exports.acquire(host, lock, bus_id):
-        sysfs.open_usable(host, bus_id, target).close()  # If it has gone, that is what counts.
+        usbip_host.open_usable(host, bus_id, target).close()  # If it has gone, that is what counts.
         raise refusal
     with lock:
         suspend.check(host, began)
-        with sysfs.open_usable(host, bus_id, target) as device:
+        with usbip_host.open_usable(host, bus_id, target) as device:
             _Loan(host, device, lock, link, entry).serve(frontend)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from usb_proxy import sysfs
 from usb_proxy.backend import usage, usbip_host
 from usb_proxy.errors import InUseError, RequestError, SystemLackError
 from usb_proxy.idents import parse_target
@@ -22,8 +21,8 @@ def main(arguments: Sequence[str], host: Host) -> int:
     target = parse_target(arguments[1])
     if not host.is_root():
         raise SystemLackError("UP-708", tried="reset", device=target)
-    bus_id = sysfs.look_up(host, target)
-    with sysfs.open_usable(host, bus_id, target) as device:
+    bus_id = usbip_host.look_up(host, target)
+    with usbip_host.open_usable(host, bus_id, target) as device:
         if usbip_host.is_in_use(device):
             raise InUseError("UP-401", device=bus_id)
         with usage.Claim(host, device):

@@ -83,7 +83,7 @@ class Judge:
                 if self.is_needed:
                     self._judge(device, is_over)
                 else:
-                    names = gates.unauthorized(self._host, device)
+                    names = device.unauthorized()
                     gates.authorize(self._host, device, names, is_over)
         except NoDeviceError as error:
             raise PeerError("UP-615") from error

@@ -6,6 +6,7 @@ from __future__ import annotations
 from usb_proxy.errors import PeerError, SystemLackError
 from usb_proxy.frontend import vhci
 from usb_proxy.host import GLANCE_SECONDS, POLLIN, POLLRDHUP
+from usb_proxy.kernel import AUTOPROBE
 from usb_proxy.uevents import LOST, UDEV, Uevents
 
 TYPE_CHECKING = False
@@ -37,9 +38,6 @@ SWITCH_SECONDS = 10.0
 so, and starts the program that chooses."""
 
 UDEV_RUNS = "/run/udev/control"
-
-PROBES = "/sys/bus/usb/drivers_autoprobe"
-"""0: no device gets a driver by itself, so none is configured (drivers/base/bus.c)."""
 
 
 class Enumeration:
@@ -125,7 +123,7 @@ class Enumeration:
         start = self._host.now()
         deadline = min(start + ENUMERATE_SECONDS, limit)
         hub = self._path.rpartition("/")[0] + "/"
-        is_alive, quiet = False, QUIET_SECONDS
+        is_alive, has_drivers = False, True
         while (news := self._news(deadline)) is not None:
             if f"bind@{self._path}" in news:
                 return
@@ -134,9 +132,9 @@ class Enumeration:
             now = self._host.now()
             places = [event.partition("@")[2] + "/" for event in news]
             if any(place.startswith(f"{self._path}/") for place in places):
-                if not is_alive and self._text(PROBES) == "0":
-                    quiet = SETTLE_SECONDS
-                is_alive = True
+                if not is_alive:
+                    is_alive, has_drivers = True, self._text(AUTOPROBE) != "0"
+                quiet = QUIET_SECONDS if has_drivers else SETTLE_SECONDS
                 self._had_interfaces |= self._is_any_interface(places)
                 deadline = min(now + quiet, start + WORK_SECONDS, limit)
             elif not is_alive and any(place.startswith(hub) for place in places):
@@ -144,7 +142,7 @@ class Enumeration:
             deadline = self._unless_removed(news, deadline)
         if is_alive and not self._is_there():
             raise self._failure()
-        if is_alive and quiet != QUIET_SECONDS:
+        if not has_drivers:
             raise SystemLackError("UP-762")
         if is_alive:
             raise PeerError("UP-621", seconds=deadline - start)

@@ -139,19 +139,7 @@ def _remove(host: Host, bus_id: str) -> None:
 
 def unannounced(host: Host, device: UsbDevice) -> list[str]:
     """The interfaces of a device that have no driver because they were not announced."""
-    return unauthorized(host, device) if claims.is_claimed(host, device.bus_id) else []
-
-
-def unauthorized(host: Host, device: UsbDevice) -> list[str]:
-    """The interfaces of a device that no driver may have."""
-    found = []
-    for name in host.listing(f"{DEVICES}/{device.bus_id}"):
-        try:
-            if ":" in name and device.attribute(f"{name}/authorized") == "0":
-                found.append(name)
-        except UsbProxyError:
-            pass  # It has gone, or the kernel has no such file.
-    return found
+    return device.unauthorized() if claims.is_claimed(host, device.bus_id) else []
 
 
 def is_closed(host: Host, bus_id: str) -> bool:
@@ -173,12 +161,12 @@ def authorize(
     network cards and modems have it (drivers/usb/core/driver.c, usb_driver_claim_interface). A
     driver may need long for each: no further one is asked for once it `is_over`.
     """
-    fresh = [name for name in unauthorized(host, device) if name in interfaces]
+    fresh = [name for name in device.unauthorized() if name in interfaces]
     for name in fresh:
         try:
             device.write(f"{name}/authorized", "1", "authorize")
         except UsbProxyError:
-            if name in unauthorized(host, device):
+            if name in device.unauthorized():
                 raise
     for number, name in enumerate(fresh):
         if number and is_over():
@@ -282,7 +270,7 @@ def _open(host: Host, bus: str) -> None:
         _switch_on(host, _switch(bus))
         _open_for_devices(host, bus)
         host.remove(f"{locks.LOCKS}/{GATE}{bus}")
-        _for_others(host, bus, lambda d: authorize(host, d, unauthorized(host, d)))
+        _for_others(host, bus, lambda d: authorize(host, d, d.unauthorized()))
 
 
 def _switch_on(host: Host, switch: str) -> None:

@@ -7,9 +7,8 @@ from usb_proxy import locks, sysfs
 from usb_proxy.backend import usbip_host
 from usb_proxy.errors import NoDeviceError, SystemLackError
 from usb_proxy.frontend import gates, vhci
-from usb_proxy.frontend.enumeration import PROBES
 from usb_proxy.idents import QUBESDB, BusId, qubesdb_key
-from usb_proxy.kernel import VHCI_DRIVER, VHCI_MODULE, PortState
+from usb_proxy.kernel import AUTOPROBE, VHCI_DRIVER, VHCI_MODULE, PortState
 from usb_proxy.tool import findings, overview
 from usb_proxy.tool.findings import error, ok, warning
 
@@ -121,9 +120,9 @@ def virtual_buses(host: Host) -> Iterator[Finding]:
     if closed:
         text = "this qube keeps drivers from the interfaces of new devices"
         yield warning("authorization", text, f"echo 1 | tee {' '.join(closed)}")
-    if findings.text(host, PROBES).strip() == "0":
+    if findings.text(host, AUTOPROBE).strip() == "0":
         text = "this qube's kernel gives no USB device a driver by itself"
-        yield warning("authorization", text, f"echo 1 | tee {PROBES}")
+        yield warning("authorization", text, f"echo 1 | tee {AUTOPROBE}")
 
 
 def _authorization(host: Host, names: list[str], consequence: str) -> Iterator[Finding]:
