@@ -117,10 +117,13 @@ class Phone:
                 time.sleep(0.01)
 
     def appear(self) -> None:
-        """Plug it in, unless it is to stay away."""
+        """Plug it in, unless it is to stay away, or somebody has just done so."""
         if settings()["returns"] != "never":
             log("appears")
-            self._set("UDC", settings()["udc"])
+            try:
+                self._set("UDC", settings()["udc"])
+            except OSError:
+                log("is plugged in")
 
     def _leave(self) -> None:
         log("leaves")
