@@ -46,6 +46,12 @@ class PortState:
 AUTOPROBE = "/sys/bus/usb/drivers_autoprobe"
 """0: no device gets a driver by itself, so none is configured (drivers/base/bus.c)."""
 
+PROBE = "/sys/bus/usb/drivers_probe"
+"""Takes the name of a device or interface for which the kernel is to look for a driver."""
+
+DENY_NEW = "/proc/sys/kernel/deny_new_usb"
+"""1: no hub takes what is plugged in. Of linux-hardened (drivers/usb/core/hub.c there)."""
+
 STUB_AVAILABLE = 1
 """SDEV_ST_AVAILABLE of `enum usbip_device_status`, linux/usbip.h: bound, and no session."""
 

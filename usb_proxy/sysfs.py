@@ -15,7 +15,7 @@ from usb_proxy.errors import (
     reason,
 )
 from usb_proxy.idents import BusId, Target, VendorProduct
-from usb_proxy.kernel import USB_CLASS_HUB, USBDEVFS_RESET
+from usb_proxy.kernel import AUTOPROBE, USB_CLASS_HUB, USBDEVFS_RESET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,6 +117,10 @@ class UsbDevice:
                 return None
             raise self.failure("look at", error) from error
 
+    def is_probed(self) -> bool:
+        """Whether the kernel has given it a driver, or gives none by itself."""
+        return self.driver() is not None or self._host.read(AUTOPROBE).strip() == "0"
+
     def is_authorized(self) -> bool:
         """Whether the kernel may configure it (Documentation/usb/authorization.rst)."""
         return self.attribute("authorized") != "0"
@@ -134,6 +138,12 @@ class UsbDevice:
             except UsbProxyError:
                 pass  # It has gone, or the kernel has no such file.
         return found
+
+    def is_settled(self) -> bool:
+        """Whether the kernel is done with it: it is blocked, configured, or gets no driver."""
+        if not self.is_authorized():
+            return True
+        return self.is_probed() if self.driver() is None else self.is_configured()
 
     def devid(self) -> int:
         """`busnum << 16 | devnum`: what usbip-host expects in every request for it."""

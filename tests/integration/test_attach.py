@@ -275,6 +275,17 @@ def test_a_kernel_that_gives_no_drivers_is_no_success(
         run(f"for switch in /sys/{switch}; do echo 1 > $switch; done")
 
 
+def test_virtual_hubs_that_came_while_no_drivers_were_given(qubes: Qubes, stick: str) -> None:
+    """As in a qube that gives none from its start on: the device is not to blame."""
+    switch = "/sys/bus/usb/drivers_autoprobe"
+    run = qubes.frontend.run
+    run(f"modprobe usbcore; ! lsmod | grep vhci_hcd || modprobe -r vhci-hcd; echo 0 > {switch}")
+    try:
+        mend_as_told(qubes, stick, b"[UP-762]")
+    finally:
+        run(f"echo 1 > {switch}; modprobe -r vhci-hcd")
+
+
 @pytest.mark.parametrize(("target", "mark"), [("block", b"[UP-750]"), ("reject", b"[UP-758]")])
 def test_a_usbguard_of_the_frontend_is_named(
     qubes: Qubes, stick: str, target: str, mark: bytes

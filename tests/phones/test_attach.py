@@ -36,6 +36,21 @@ def test_one_that_nobody_knows_of(qubes: Qubes, phone: Phone) -> None:
 
 
 @pytest.mark.short
+def test_a_backend_that_gives_no_drivers(qubes: Qubes, phone: Phone) -> None:
+    """It comes back, and nothing else ever happens to it."""
+    switch = "/sys/bus/usb/drivers_autoprobe"
+    qubes.backend.run(f"echo 0 > {switch}")
+    try:
+        for _ in range(2):
+            phone.attached()
+            done = qubes.detach(phone.bus_id)
+            assert (done.code, done.stderr) == (0, b"")
+            qubes.backend.wait_for(f"cd {phone.sysfs()} && ! test -e driver")
+    finally:
+        qubes.backend.run(f"echo 1 > {switch}; echo {phone.bus_id} > /sys/bus/usb/drivers_probe")
+
+
+@pytest.mark.short
 def test_another_one_comes_back(qubes: Qubes, phone: Phone) -> None:
     """Its bootloader is not attached, and left to itself."""
     phone.behave(returns="other")

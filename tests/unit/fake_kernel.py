@@ -70,6 +70,7 @@ class FakeKernel(FakeMachine):
             for name in ("bind", "unbind", "rebind"):
                 (self.usb / "drivers" / driver / name).touch()
         (self.usb / "drivers_probe").touch()
+        (self.usb / "drivers_autoprobe").write_text("1\n")
         self.match_busid = self.usb / "drivers/usbip-host/match_busid"
         self.match_busid.write_text("{}")
 
@@ -275,6 +276,7 @@ class FakeKernel(FakeMachine):
                 (hub / "speed").write_text(f"{speed}\n")
                 (hub / "authorized").write_text("1\n")
                 (hub / "power").mkdir()
+                (hub / f"{hub.name[3:]}-0:1.0/driver").mkdir(parents=True)
                 first = controller * 2 * half + which * half
                 self.slots += [Slot(controller, name, i, first + i, hub) for i in range(half)]
             (folder / "power").mkdir()

@@ -18,6 +18,7 @@ from usb_proxy.commands import usb_import
 from usb_proxy.errors import PeerError, RequestError, SystemLackError
 from usb_proxy.frontend import arrival, claims, descriptors, gates, vhci
 from usb_proxy.idents import Announcement, Attachment
+from usb_proxy.kernel import PROBE
 from usb_proxy.qrexec import Link
 from usb_proxy.uevents import Uevents
 
@@ -145,7 +146,7 @@ class Bus:
         self.entry = journal.Entry(kernel, "2-1", "sys-usb", is_import=True)
         for name in ("interface_authorized_default", "authorized", "drivers_probe"):
             setattr(kernel, f"_write_{name}", lambda file, text: file.write_text(text))
-        probe = Path(f"{kernel.root}{gates.PROBE}")
+        probe = Path(f"{kernel.root}{PROBE}")
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
 
@@ -475,7 +476,7 @@ def test_no_driver_is_asked_for_once_it_is_over(bus: Bus) -> None:
     judge = bus.judge("46f4:0001 080650 030101")
     bus.plug(interface(0, STICK), interface(1, KEYBOARD))
     judge.judge(bus.path, lambda: True)
-    probed = Path(f"{bus.kernel.root}{gates.PROBE}").read_text()
+    probed = Path(f"{bus.kernel.root}{PROBE}").read_text()
     assert probed == f"{bus.device.name}:1.0"
 
 

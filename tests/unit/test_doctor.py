@@ -335,6 +335,13 @@ def test_a_kernel_that_gives_no_device_a_driver(machine: FakeKernel) -> None:
     assert "no USB device a driver by itself" in said
 
 
+def test_a_kernel_that_takes_no_new_devices(machine: FakeKernel) -> None:
+    write("/proc/sys/kernel/deny_new_usb", "1\n")(machine)
+    code, ((_, said, command),) = look(machine)
+    assert (code, command) == (ExitCode.SYSTEM, "echo 0 | tee /proc/sys/kernel/deny_new_usb")
+    assert "takes no new USB devices" in said
+
+
 def test_virtual_hubs_that_are_not_authorized(machine: FakeKernel) -> None:
     bus = machine.tree / "sys/devices/platform/vhci_hcd.0/usb10"
     (bus / "authorized").write_text("0\n")

@@ -20,6 +20,7 @@ from .processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from .fake_kernel import FakeKernel
 
@@ -63,7 +64,7 @@ def test_all_ports_of_all_controllers_are_seen(kernel: FakeKernel) -> None:
 def test_without_the_driver_or_its_hubs_a_sentence_is_said(kernel: FakeKernel) -> None:
     port = next(vhci.ports(kernel))
     port.controller = 5
-    with pytest.raises(SystemLackError, match=r"vhci_hcd.5 has no root hub for hs"):
+    with pytest.raises(SystemLackError, match=r"vhci_hcd.5 has no root hub that works for hs"):
         vhci.device_path(kernel, port)
     kernel.unload("vhci-hcd")
     assert vhci.find(kernel, 0) is None
@@ -218,6 +219,65 @@ def test_a_hub_that_is_not_authorized_is_not_used(
     with pytest.raises(SystemLackError, match=r"virtual hub usb1[02], .*devices/usb1[02]/auth"):
         plug(kernel, events)
     assert plug(kernel, events, UsbSpeed.SUPER)[0] == 3
+
+
+@pytest.fixture
+def undriven(kernel: FakeKernel) -> Path:
+    """Hubs of one half without a driver: where they are."""
+    folder = kernel.tree / "sys/devices/platform"
+    for driver in folder.glob("*/usb1[02]/1[02]-0:1.0/driver"):
+        driver.rmdir()
+    return folder
+
+
+def test_a_hub_that_came_while_no_drivers_were_given(
+    kernel: FakeKernel,
+    peer: socket.socket,
+    events: Uevents,
+    undriven: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It gets its own, once they are given again."""
+    probed: list[str] = []
+
+    def give(_file: Path, name: str) -> None:
+        probed.append(name)
+        for hub in undriven.glob(f"*/usb*/{name}"):
+            (hub / "driver").mkdir()
+
+    monkeypatch.setattr(kernel, "_write_drivers_probe", give)
+    switch = kernel.usb / "drivers_autoprobe"
+    switch.write_text("0\n")
+    with pytest.raises(SystemLackError, match=r"echo 1 .*/drivers_autoprobe \[UP-762\]"):
+        plug(kernel, events)
+    assert plug(kernel, events, UsbSpeed.SUPER)[0] == 3
+    assert probed == []
+    switch.write_text("1\n")
+    assert plug(kernel, events)[0] == 0
+    assert probed == ["usb10", "10-0:1.0"]
+
+
+def test_a_hub_that_gets_no_driver_is_not_used(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents, undriven: Path
+) -> None:
+    kernel.refuse["drivers_probe"] = errno.ENODEV
+    with pytest.raises(SystemLackError, match=r"vhci_hcd.1 has no root hub that works for hs"):
+        plug(kernel, events)
+    (undriven / "vhci_hcd.1/usb12/12-0:1.0/driver").mkdir()
+    assert plug(kernel, events)[0] == 6
+
+
+def test_a_kernel_that_takes_no_new_devices(
+    kernel: FakeKernel, peer: socket.socket, events: Uevents
+) -> None:
+    switch = kernel.tree / "proc/sys/kernel/deny_new_usb"
+    switch.parent.mkdir(parents=True)
+    switch.write_text("1\n")
+    with pytest.raises(SystemLackError, match=r"echo 0 .*/deny_new_usb \[UP-763\]"):
+        plug(kernel, events)
+    assert kernel.used() == []
+    switch.write_text("0\n")
+    assert plug(kernel, events)[0] == 0
 
 
 def test_a_port_that_another_takes_first_is_passed_over(

@@ -182,7 +182,7 @@ def settle(host: Host, device: UsbDevice) -> bool:
     """
     deadline = host.now() + SETTLE_SECONDS
     with _Watch(host, [device.bus_id], stoppable=False) as watch:
-        while fresh := watch.arrival(_is_settled, deadline):
+        while fresh := watch.arrival(UsbDevice.is_settled, deadline):
             with fresh:
                 if not watch.departure(fresh, host.now() + QUIET_SECONDS):
                     return _ask(host, device.bus_id, UsbDevice.identity) == device.identity()
@@ -220,7 +220,8 @@ def shut(host: Host, device: UsbDevice, keep_unbound: bool) -> None:
     ports = [Port(host, bus_id, hub) for bus_id, hub in hubs.items()]
 
     def is_loose(fresh: UsbDevice) -> bool:
-        return fresh.driver() is not None and (keep_unbound or fresh.is_authorized())
+        is_bound = keep_unbound and fresh.driver() is not None
+        return is_bound or (fresh.is_authorized() and fresh.is_probed())
 
     deadline = host.now() + TAKE_SECONDS
     with _Watch(host, bus_ids, stoppable=False) as watch:
@@ -265,7 +266,7 @@ def _await_return(host: Host, watch: _Watch, port: Port, device: UsbDevice, bloc
     if watch.departure(device, deadline):
         usbip_host.give_back(host, device, keep_unbound=False)  # Frees the slot of its name.
         port.claim()
-        fresh = watch.arrival(lambda fresh: fresh.driver() is not None, deadline)
+        fresh = watch.arrival(UsbDevice.is_probed, deadline)
     if fresh is None:
         peer = device.peer()
         if peer is not None and _ask(host, peer, UsbDevice.identity) == identity:
@@ -293,7 +294,3 @@ def _ask(host: Host, bus_id: BusId, what: Callable[[UsbDevice], object]) -> obje
             return what(device)
     except NoDeviceError:
         return None
-
-
-def _is_settled(device: UsbDevice) -> bool:
-    return not device.is_authorized() or (device.driver() is not None and device.is_configured())

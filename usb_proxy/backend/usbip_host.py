@@ -8,7 +8,7 @@ import errno
 from usb_proxy import sockets
 from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, UsbProxyError
 from usb_proxy.idents import BusId, Target
-from usb_proxy.kernel import STUB_AVAILABLE
+from usb_proxy.kernel import PROBE, STUB_AVAILABLE
 from usb_proxy.sysfs import DEVICES, UsbDevice
 
 TYPE_CHECKING = False
@@ -130,7 +130,7 @@ def probe(host: Host, device: UsbDevice) -> None:
         driver = None
     if driver is None:
         try:
-            host.write("/sys/bus/usb/drivers_probe", device.bus_id)
+            host.write(PROBE, device.bus_id)
         except OSError as error:
             raise device.failure("give back", error) from error
 

@@ -42,7 +42,7 @@ ENTRIES = {
         "Load it with `sudo modprobe vhci-hcd`, or restart the qube. Then attach the device again.",
     ),
     "UP-706": (
-        "controller vhci_hcd.{controller} has no root hub for {half}; restart this qube",
+        "controller vhci_hcd.{controller} has no root hub that works for {half}; restart this qube",
         ("The kernel module vhci-hcd did not start well, often because memory ran out.",),
         "Restart the qube: `qvm-shutdown --wait QUBE && qvm-start QUBE` in dom0. If it has little "
         "memory, give it more: `qvm-prefs QUBE memory 600`.",
@@ -262,6 +262,13 @@ ENTRIES = {
         "run: echo 1 | sudo tee /sys/bus/usb/drivers_autoprobe",
         ("Somebody has turned off drivers in the qube that gets the device.",),
         "Run `echo 1 | sudo tee /sys/bus/usb/drivers_autoprobe` in that qube, and attach again.",
+    ),
+    "UP-763": (
+        "this qube's kernel takes no new USB devices; "
+        "run: echo 0 | sudo tee /proc/sys/kernel/deny_new_usb",
+        ("Somebody has turned off new USB devices in the qube that gets the device.",),
+        "Run `echo 0 | sudo tee /proc/sys/kernel/deny_new_usb` in that qube, and attach again. "
+        "`grep -r deny_new_usb /etc/sysctl.*` shows what turns them off.",
     ),
     "UP-780": (
         "qubes-usb-proxy was removed from this qube, or changed; install it again",

@@ -35,6 +35,7 @@ KNOWN = (
     rf"depmod {_NAME}",
     rf"echo 1 \| tee {_BUS}( {_BUS})*",
     r"echo 1 \| tee /sys/bus/usb/drivers_autoprobe",
+    r"echo 0 \| tee /proc/sys/kernel/deny_new_usb",
     rf"modprobe vhci-hcd && echo 1 \| tee {_VIRTUAL}",
     r"echo (usbip-host|vhci-hcd) > /etc/modules-load\.d/qubes-usb-proxy\.conf",
     r"echo \d+ > /sys/devices/platform/vhci_hcd\.0/detach",

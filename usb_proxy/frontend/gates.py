@@ -22,6 +22,7 @@ from usb_proxy import locks
 from usb_proxy.errors import NoDeviceError, SystemLackError, UsbProxyError, reason
 from usb_proxy.frontend import claims
 from usb_proxy.idents import BusId
+from usb_proxy.kernel import PROBE
 from usb_proxy.sysfs import DEVICES, UsbDevice
 
 TYPE_CHECKING = False
@@ -34,7 +35,6 @@ GATE = "gate-usb"
 DEVICES_GATE = "devices-usb"
 LOCK = "bus-usb"
 USBGUARD = "usbguard"
-PROBE = "/sys/bus/usb/drivers_probe"
 LOCK_SECONDS = 10.0
 
 

@@ -7,7 +7,7 @@ import errno
 
 from usb_proxy.errors import InUseError, PeerError, SystemLackError, printable, reason
 from usb_proxy.host import POLLIN
-from usb_proxy.kernel import VHCI_DRIVER, PortState, UsbSpeed
+from usb_proxy.kernel import AUTOPROBE, DENY_NEW, PROBE, VHCI_DRIVER, PortState, UsbSpeed
 from usb_proxy.uevents import Uevents
 
 TYPE_CHECKING = False
@@ -101,6 +101,11 @@ def product(host: Host, path: str) -> str:
         return ""
 
 
+def is_shut(host: Host) -> bool:
+    """Whether the kernel takes no new USB devices at all."""
+    return host.exists(DENY_NEW) and host.read(DENY_NEW).strip() == "1"
+
+
 def attach(
     host: Host, fd: int, offer: Offer, events: Uevents, before: Callable[[Port], None]
 ) -> tuple[Port, str]:
@@ -108,8 +113,10 @@ def attach(
 
     The kernel keeps the socket. `events` must be listening already; `before` is called with each
     port that is going to be tried. InUseError when no port is free, PeerError when the kernel
-    refuses the offer.
+    refuses the offer, SystemLackError when it uses none of its virtual hubs or takes no devices.
     """
+    if is_shut(host):
+        raise SystemLackError("UP-763")
     half = "ss" if offer.speed >= UsbSpeed.SUPER else "hs"
     deadline = host.now() + READY_SECONDS
     removed: list[str] = []
@@ -138,7 +145,7 @@ def _places(
     """
     awake: list[tuple[str, list[tuple[Port, str]]]] = []
     held_up: list[tuple[Port, str]] = []
-    blocked = ""
+    refusal = None
     is_any = False
     for number, found in _controllers(host):
         free = [port for port in found if port.half == half and port.state == PortState.FREE]
@@ -146,8 +153,8 @@ def _places(
             continue
         stem = _stem(host, number, half)
         hub = stem.rpartition("/")[0]
-        if host.read(f"/sys{hub}/authorized").strip() == "0":
-            blocked = hub.rpartition("/")[2]
+        if why := _refusal(host, number, half, hub):
+            refusal = why
             continue
         is_any = True
         places = [(port, f"{stem}{port.index + 1}") for port in free]
@@ -159,12 +166,35 @@ def _places(
             yield from ready
         else:
             awake.append((hub, ready))
-    if blocked and not is_any:
-        raise SystemLackError("UP-757", hub=blocked)
+    if refusal and not is_any:
+        raise refusal
     for hub, ready in awake:
         _await_hub(host, hub, deadline)
         yield from ready
     yield from held_up
+
+
+def _refusal(host: Host, number: int, half: str, hub: str) -> SystemLackError | None:
+    """Why nothing arrives at a hub, if the kernel does not use it.
+
+    One that came while nothing was given a driver gets its own here, once that is over.
+    """
+    name = hub.rpartition("/")[2]
+    if host.read(f"/sys{hub}/authorized").strip() == "0":
+        return SystemLackError("UP-757", hub=name)
+    interface = f"{name[3:]}-0:1.0"
+    if host.exists(f"/sys{hub}/{interface}/driver"):
+        return None
+    if host.read(AUTOPROBE).strip() == "0":
+        return SystemLackError("UP-762")
+    for each in (name, interface):
+        try:
+            host.write(PROBE, each)
+        except OSError:
+            pass  # Whether it has a driver is what counts.
+    if host.exists(f"/sys{hub}/{interface}/driver"):
+        return None
+    return SystemLackError("UP-706", controller=number, half=half)
 
 
 def _sleeps(host: Host, hub: str) -> bool:

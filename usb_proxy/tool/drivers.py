@@ -8,7 +8,7 @@ from usb_proxy.backend import usbip_host
 from usb_proxy.errors import NoDeviceError, SystemLackError
 from usb_proxy.frontend import gates, vhci
 from usb_proxy.idents import QUBESDB, BusId, qubesdb_key
-from usb_proxy.kernel import AUTOPROBE, VHCI_DRIVER, VHCI_MODULE, PortState
+from usb_proxy.kernel import AUTOPROBE, DENY_NEW, VHCI_DRIVER, VHCI_MODULE, PortState
 from usb_proxy.tool import findings, overview
 from usb_proxy.tool.findings import error, ok, warning
 
@@ -123,6 +123,9 @@ def virtual_buses(host: Host) -> Iterator[Finding]:
     if findings.text(host, AUTOPROBE).strip() == "0":
         text = "this qube's kernel gives no USB device a driver by itself"
         yield warning("authorization", text, f"echo 1 | tee {AUTOPROBE}")
+    if vhci.is_shut(host):
+        text = "this qube's kernel takes no new USB devices"
+        yield error("authorization", text, f"echo 0 | tee {DENY_NEW}")
 
 
 def _authorization(host: Host, names: list[str], consequence: str) -> Iterator[Finding]:
