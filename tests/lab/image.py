@@ -212,7 +212,8 @@ def _keep_latest(cache: Path, pattern: str) -> None:
 def _initrd(cache: Path, base: Path) -> Path:
     """That of the base with the lab's own part of a guest behind it."""
     guest = sorted(path for path in (HERE / "guest").iterdir() if path.is_file())
-    file = cache / f"initrd-{_digest(base.name.encode(), *(path.read_bytes() for path in guest))}"
+    files = (f"{path.name} {path.stat().st_mode}\n".encode() + path.read_bytes() for path in guest)
+    file = cache / f"initrd-{_digest(base.name.encode(), *files)}"
     if file.exists():
         os.utime(file)
         return file

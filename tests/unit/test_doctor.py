@@ -377,6 +377,27 @@ def test_a_kernel_that_loads_no_more_modules(machine: FakeKernel) -> None:
     assert command == "echo usbip-host > /etc/modules-load.d/qubes-usb-proxy.conf"
 
 
+@pytest.mark.parametrize(
+    ("path", "text", "word"),
+    [
+        ("/proc/cmdline", "ro nousb\n", "nousb"),
+        ("/proc/cmdline", "usbcore.nousb=1 ro\n", "usbcore.nousb=1"),
+        ("/proc/cmdline", "usbcore.nousb=0 module_blacklist=nouveau,usbip\n", None),
+        ("/proc/cmdline", "module_blacklist=a,usbip_core\n", "module_blacklist=a,usbip_core"),
+        ("/sys/module/usbcore/parameters/nousb", "Y\n", "usbcore.nousb"),
+        ("/sys/module/usbcore/parameters/nousb", "N\n", None),
+    ],
+)
+def test_a_command_line_of_the_kernel_that_turns_usb_off(
+    machine: FakeKernel, path: str, text: str, word: str | None
+) -> None:
+    shutil.rmtree(machine.usb / "drivers/usbip-host")
+    write(f"/lib/modules/{os.uname().release}/modules.dep", "x/usbip-host.ko: y.ko\n")(machine)
+    write(path, text)(machine)
+    said = [said for _, said, _ in look(machine)[1]]
+    assert [each.partition(" ")[0] for each in said] == ([word] if word else [])
+
+
 @pytest.mark.parametrize("target", ["/dev/null", "x.conf"])
 def test_a_file_of_modprobe_that_is_masked_or_a_loop(machine: FakeKernel, target: str) -> None:
     shutil.rmtree(machine.usb / "drivers/usbip-host")

@@ -26,20 +26,23 @@ ENTRIES = {
     ),
     "UP-704": (
         "the kernel module {module} cannot be loaded ({said}); "
-        "use a kernel with USB/IP, or install the package with its extra modules",
+        "use a kernel with USB/IP, or see: sudo qubes-usb-proxy doctor",
         (
             "The kernel of this qube has no USB/IP.",
             "A file in `/etc/modprobe.d` keeps the module from being loaded.",
             "This qube was told to load no more modules.",
+            "`nousb` or `module_blacklist` on the kernel's command line turns USB off.",
         ),
         "`sudo qubes-usb-proxy doctor` in that qube says which, and names a command. Use a kernel "
         "that Qubes provides, which has it: `qvm-prefs --default QUBE kernel` in dom0. A "
         "distribution's own kernel may have it in another package, such as `linux-modules-extra`.",
     ),
     "UP-705": (
-        "the kernel module vhci-hcd is not loaded; run: modprobe vhci-hcd",
-        ("Somebody removed it while it was needed.",),
-        "Load it with `sudo modprobe vhci-hcd`, or restart the qube. Then attach the device again.",
+        "the kernel module vhci-hcd is not loaded, or not at work; "
+        "run: sudo modprobe -r vhci-hcd; sudo modprobe vhci-hcd",
+        ("Somebody removed it while it was needed.", "It was short of memory when it was loaded."),
+        "Run `sudo modprobe -r vhci-hcd; sudo modprobe vhci-hcd` in that qube, or restart it. Then "
+        "attach the device again.",
     ),
     "UP-706": (
         "controller vhci_hcd.{controller} has no root hub that works for {half}; restart this qube",

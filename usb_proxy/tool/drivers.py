@@ -49,10 +49,30 @@ def _module(host: Host, name: str, driver: str) -> Finding:
     """Whether a module is loaded, or can be when it is needed."""
     if host.exists(driver):
         return ok("module", f"the kernel module {name} is loaded")
+    if hindrance := _hindrance(host, name):
+        return hindrance
+    release = host.release()
+    modules = f"/lib/modules/{release}"
+    # Debian names them usbip-host.ko and vhci-hcd.ko; modules.dep(5), also .ko.xz and .ko.zst.
+    if _is_listed(host, f"{modules}/modules.dep", name):
+        return ok("module", f"the kernel module {name} is loaded when it is needed")
+    for folder in (f"{modules}/kernel/drivers/usb/usbip", f"{modules}/updates"):
+        if any(file.startswith(f"{name}.ko") for file in host.listing(folder)):
+            text = f"the kernel module {name} is there, but the list of modules lacks it"
+            return error("module", text, f"depmod {release}")
+    text = f"the kernel {release} has no module {name}; use one with USB/IP"
+    return error("module", text, findings.package_of_modules(host, release))
+
+
+def _hindrance(host: Host, name: str) -> Finding | None:
+    """What keeps a module from being loaded, where somebody has said so."""
     if findings.text(host, "/proc/sys/kernel/modules_disabled").strip() == "1":
         text = f"this qube's kernel loads no more modules, and {name} is not loaded"
         repair = f"echo {name} > /etc/modules-load.d/{findings.PACKAGE}.conf"
         return error("module", f"{text}; let its template load it at boot", repair)
+    if word := _word(host, name):
+        text = f"{word} keeps the kernel module {name} from being loaded; such words come from dom0"
+        return error("module", f"{text}: see qvm-prefs QUBE kernelopts there", None)
     wanted = [[each] for module in (name, "usbip-core") for each in _spellings(module)]
     seen: set[str] = set()
     for folder in MODPROBE_FOLDERS:
@@ -65,17 +85,22 @@ def _module(host: Host, name: str, driver: str) -> Finding:
                     said = f"{folder}/{file} keeps the kernel module {name} from being loaded"
                     repair = f"sed -i '/^ *install *{words[1]} /d' {folder}/{file}"
                     return error("module", said, repair)
-    release = host.release()
-    modules = f"/lib/modules/{release}"
-    # Debian names them usbip-host.ko and vhci-hcd.ko; modules.dep(5), also .ko.xz and .ko.zst.
-    if _is_listed(host, f"{modules}/modules.dep", name):
-        return ok("module", f"the kernel module {name} is loaded when it is needed")
-    for folder in (f"{modules}/kernel/drivers/usb/usbip", f"{modules}/updates"):
-        if any(file.startswith(f"{name}.ko") for file in host.listing(folder)):
-            text = f"the kernel module {name} is there, but the list of modules lacks it"
-            return error("module", text, f"depmod {release}")
-    text = f"the kernel {release} has no module {name}; use one with USB/IP"
-    return error("module", text, findings.package_of_modules(host, release))
+    return None
+
+
+def _word(host: Host, name: str) -> str:
+    """That of the kernel's command line which keeps a module, or all of USB, out of it.
+
+    Documentation/admin-guide/kernel-parameters.txt, `nousb` and `module_blacklist`.
+    """
+    modules = {each.replace("-", "_") for each in (name, "usbip-core", "usbcore")}
+    for word in findings.text(host, "/proc/cmdline").split():
+        key, _, value = word.partition("=")
+        is_off = key in ("nousb", "usbcore.nousb") and value.lower() in ("", "1", "y", "on")
+        if is_off or (key == "module_blacklist" and modules & set(value.split(","))):
+            return word
+    is_off = findings.text(host, "/sys/module/usbcore/parameters/nousb").strip() == "Y"
+    return "usbcore.nousb" if is_off else ""
 
 
 def _spellings(module: str) -> tuple[str, str]:
