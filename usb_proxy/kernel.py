@@ -52,8 +52,8 @@ PROBE = "/sys/bus/usb/drivers_probe"
 DENY_NEW = "/proc/sys/kernel/deny_new_usb"
 """1: no hub takes what is plugged in. Of linux-hardened (drivers/usb/core/hub.c there)."""
 
-STUB_AVAILABLE = 1
-"""SDEV_ST_AVAILABLE of `enum usbip_device_status`, linux/usbip.h: bound, and no session."""
+STUB_AVAILABLE, STUB_USED = 1, 2
+"""`enum usbip_device_status`, linux/usbip.h: bound to usbip-host, without a session and in one."""
 
 USBDEVFS_RESET = 0x5514
 """_IO('U', 20), linux/usbdevice_fs.h."""

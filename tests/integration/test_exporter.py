@@ -300,6 +300,35 @@ def test_an_interface_that_is_turned_off_gets_no_driver_again(
     assert is_blocked(qubes, stick)
 
 
+CUT_OFF = "pkill -STOP -f '[u]sb-export'; {}; pkill -KILL -f '[u]sb-export'"
+"""Nobody ends the connection meanwhile, which would make the kernel reset the device."""
+
+
+@pytest.mark.parametrize("end", ["it is back", "it is blocked", "nobody gives it back"])
+def test_one_that_was_cut_off_in_the_middle_of_a_transfer(
+    qubes: Qubes, stick: str, end: str
+) -> None:
+    """Whoever has it next can use it: it is reset, as in the end of a session."""
+    release = "/usr/lib/qubes/usb-proxy/launch usb-repair"
+    if end == "it is blocked":
+        qubes.backend.run(f"echo 0 > /sys/bus/usb/devices/{stick}:1.0/authorized")
+    elif end == "nobody gives it back":
+        release = f"echo {stick} > /sys/bus/usb/drivers/usbip-host/unbind"
+    exporter = "pkill -KILL -f '[l]aunch [u]sb-export'"
+    for _ in range(3):
+        assert qubes.attach(stick).code == 0
+        path = disk(qubes, "stick")
+        reading = f"while dd if={path} of=/dev/null iflag=direct bs=256k 2>/dev/null; do :; done"
+        reads = qubes.frontend.start_command(reading)
+        qubes.frontend.wait_for("set -- $(cat /sys/class/block/sda/stat); [ $3 -gt 4096 ]")
+        qubes.backend.run(CUT_OFF.format(f"{exporter}; {release}"))
+        qubes.frontend.wait_for("! ls /run/qubes/usb-import-*")
+        reads.wait(60)
+    assert qubes.attach(stick).code == 0
+    disk(qubes, "stick")
+    assert qubes.detach(stick).code == 0
+
+
 @pytest.mark.parametrize("daemon", ["runs", "has stopped"])
 @pytest.mark.usefixtures("usbguard")
 def test_usbguard_blocks_but_while_the_device_is_attached(qubes: Qubes, daemon: str) -> None:

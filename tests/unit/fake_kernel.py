@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usb_proxy.kernel import USBDEVFS_CLAIM_PORT, PortState, UsbSpeed
+from usb_proxy.kernel import USBDEVFS_CLAIM_PORT, USBDEVFS_RESET, PortState, UsbSpeed
 
 from .fake_machine import FakeMachine, fail, open_files, show
 
@@ -59,6 +59,8 @@ class FakeKernel(FakeMachine):
         self.slots: list[Slot] = []
         self._devices = 1
         self._claims: dict[int, tuple[str, str]] = {}
+        self.resets: list[str] | None = []
+        """The devices that were reset, each by the name of its node; None: none can be."""
         self.dying_seconds = 0.0
         """How long a device that leaves is seen without its files."""
         self.returns: dict[str, list[dict[str, str]]] = {}
@@ -174,6 +176,9 @@ class FakeKernel(FakeMachine):
         )
 
     def control(self, fd: int, request: int, argument: int | bytes = 0) -> None:
+        if request == USBDEVFS_RESET and self.resets is not None:
+            self.resets.append(os.path.realpath(f"/proc/self/fd/{fd}").rpartition("/")[2])
+            return
         if request != USBDEVFS_CLAIM_PORT or not isinstance(argument, bytes):
             super().control(fd, request, argument)
             return

@@ -227,6 +227,19 @@ def test_what_comes_back_is_looked_after_where_the_kernel_would_allow_it(
     assert shut == (["2-1"] if default == "1" else [])
 
 
+def test_what_its_reset_makes_another_one_is_looked_after(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.resets = None
+    shut: list[str] = []
+    monkeypatch.setattr(reenumeration, "shut", lambda _, device, __: shut.append(device.bus_id))
+    export(kernel, "2-1")
+    (kernel.plug("usb2", None) / "authorized_default").write_text("1\n")
+    with UsbDevice(kernel, BusId("2-1")) as device:
+        exports.give_back(kernel, device, blocked=True)
+    assert shut == ["2-1"]
+
+
 def test_a_notice_that_is_none_keeps_repair_from_nothing(kernel: FakeKernel) -> None:
     for bus_id in ("2-1", "2-2"):
         export(kernel, bus_id)

@@ -161,6 +161,7 @@ def test_a_property_is_read_from_udevs_database(
 
 def test_a_reset_that_fails_is_told_of(kernel: FakeKernel, stick: str) -> None:
     """A node that is a plain file refuses the request; resetting is tested in the lab."""
+    kernel.resets = None
     path = node(kernel.tree, kernel.device("2-1"))
     with UsbDevice(kernel, BusId("2-1")) as device:
         with pytest.raises(NoDeviceError, match="did not survive its reset: Inappropriate ioctl"):

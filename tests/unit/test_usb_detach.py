@@ -232,6 +232,7 @@ def test_a_user_is_told_what_to_run(kernel: FakeKernel) -> None:
 def test_a_reset_that_cannot_be_is_refused(
     kernel: FakeKernel, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
+    kernel.resets = None
     kernel.plug("1-1.4")
     kernel.plug("2-1", bDeviceClass="09")
     kernel.plug("10-1", below="platform/vhci_hcd.0/usb10")

@@ -562,7 +562,8 @@ def test_nothing_is_loaded_any_more_once_it_sleeps(
 def test_a_device_is_reset_where_that_is_wished(
     kernel: FakeKernel, peer: socket.socket, wish: str | None
 ) -> None:
-    """That the reset was tried shows in its failure: the node here is a plain file."""
+    """That the reset was tried shows in its failure."""
+    kernel.resets = None
     if wish == "service":
         (kernel.tree / SERVICES / "usb-reset-on-attach").touch()
     if wish == "property":
@@ -576,6 +577,23 @@ def test_a_device_is_reset_where_that_is_wished(
         peer.close()
         assert exporter.code() == ExitCode.OK
     assert_clean(kernel, ended=None if wish else "detached")
+
+
+@pytest.mark.parametrize("driver", [None, "usbip-host"])
+@pytest.mark.parametrize("keep_unbound", [False, True])
+def test_a_device_that_was_cut_off_is_reset(
+    kernel: FakeKernel, peer: socket.socket, driver: str | None, *, keep_unbound: bool
+) -> None:
+    """As its exporter and whoever repairs died; but never where it might become another one."""
+    kernel.unplug("1-1.4")
+    kernel.plug("1-1.4", driver)
+    if keep_unbound:
+        (kernel.tree / SERVICES / "usb-proxy-keep-unbound").touch()
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    assert peer.recv(100)
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+    assert len(kernel.resets or ()) == (not keep_unbound)
 
 
 def test_a_lock_left_by_one_that_did_nothing_yet_is_no_hindrance(

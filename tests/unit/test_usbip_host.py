@@ -96,6 +96,19 @@ def test_a_device_is_kept_from_drivers_and_taken_again(
     assert kernel.driver("2-1") == "usbip-host"
 
 
+@pytest.mark.parametrize("status", [1, 2, 3])
+@pytest.mark.parametrize("keep_unbound", [False, True])
+def test_a_session_that_is_cut_off_ends_with_a_reset(
+    kernel: FakeKernel, device: UsbDevice, status: int, *, keep_unbound: bool
+) -> None:
+    """After the others the kernel has reset the device, or has failed to."""
+    usbip_host.take(kernel, device)
+    (kernel.device("2-1") / "usbip_status").write_text(f"{status}\n")
+    assert usbip_host.give_back(kernel, device, keep_unbound)
+    assert len(kernel.resets or ()) == (status == 2 and not keep_unbound)
+    assert kernel.table() == {}
+
+
 def test_a_device_that_was_not_authorized_before_stays_so(kernel: FakeKernel) -> None:
     kernel.plug("2-1", authorized="0")
     with UsbDevice(kernel, BusId("2-1")) as device:

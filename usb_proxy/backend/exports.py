@@ -80,12 +80,12 @@ def acquire(host: Host, lock: locks.Lock, bus_id: BusId) -> InUseError | None:
 def give_back(host: Host, device: UsbDevice, blocked: bool) -> None:
     """Give a device back as it was, or as this qube's services say; its lock must be held."""
     keep_unbound = host.exists(KEEP_UNBOUND)
-    usbip_host.give_back(host, device, keep_unbound, blocked)
+    is_there = usbip_host.give_back(host, device, keep_unbound, blocked)
     if blocked:
         from usb_proxy.backend import authorization  # noqa: PLC0415
 
         authorization.tell_of_end(host, device)
-    if keep_unbound or (blocked and not device.is_plugged() and _is_open(host, device.bus_id)):
+    if keep_unbound or (blocked and not is_there and _is_open(host, device.bus_id)):
         from usb_proxy.backend import reenumeration  # noqa: PLC0415
 
         reenumeration.shut(host, device, keep_unbound)

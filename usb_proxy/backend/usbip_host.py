@@ -8,7 +8,7 @@ import errno
 from usb_proxy import sockets
 from usb_proxy.errors import NoDeviceError, RequestError, SystemLackError, UsbProxyError
 from usb_proxy.idents import BusId, Target
-from usb_proxy.kernel import PROBE, STUB_AVAILABLE
+from usb_proxy.kernel import PROBE, STUB_AVAILABLE, STUB_USED
 from usb_proxy.sysfs import DEVICES, UsbDevice
 
 TYPE_CHECKING = False
@@ -70,22 +70,14 @@ def hand_over(device: UsbDevice, fd: int) -> None:
     device.write("usbip_sockfd", str(fd), "hand over")
 
 
-def give_back(host: Host, device: UsbDevice, keep_unbound: bool, blocked: bool = False) -> None:
+def give_back(host: Host, device: UsbDevice, keep_unbound: bool, blocked: bool = False) -> bool:
     """Return a device to its usual driver, ready when this returns; all the same if it has gone.
 
     It is `blocked` from then on, as it was before, and never allowed without usbip-host.
     With `keep_unbound` it has no driver, either, so that none looks at it until it is plugged in
-    again.
+    again. Gives whether it is still there, and what it was.
     """
-    try:
-        if _may_be_held(device):
-            _pin(device)
-            _release(device, keep_unbound or blocked)
-        elif blocked and device.is_authorized():
-            # Somebody else has taken it from usbip-host, or unloaded that.
-            device.write("authorized", "0", "give back")
-    except NoDeviceError:
-        pass  # It has gone by itself.
+    is_same = _withdraw(device, keep_unbound, blocked)
     try:
         if device.is_pinned:
             _free_name(host, device)
@@ -98,6 +90,7 @@ def give_back(host: Host, device: UsbDevice, keep_unbound: bool, blocked: bool =
     except OSError as error:
         if device.is_plugged():
             raise device.failure("give back", error) from error
+    return is_same and device.is_plugged()
 
 
 def _free_name(host: Host, device: UsbDevice) -> None:
@@ -143,15 +136,40 @@ def _pin(device: UsbDevice) -> None:
         pass
 
 
-def _release(device: UsbDevice, block: bool) -> None:
+def is_loose(device: UsbDevice) -> bool:
+    """Whether a device is with none of its drivers, so that a session may have been cut off.
+
+    It is not reset then, and may wait for the rest of a transfer: no reset of the frontend's
+    reaches it (drivers/usb/usbip/vhci_hcd.c, vhci_hub_control).
+    """
+    return device.driver() in (None, NAME)
+
+
+def _withdraw(device: UsbDevice, keep_unbound: bool, blocked: bool) -> bool:
+    """Take a device from usbip-host: False where it has gone, or comes back as another one."""
+    try:
+        if _may_be_held(device):
+            _pin(device)
+            if _release(device, keep_unbound or blocked) and not keep_unbound:
+                device.reset()
+        elif blocked and device.is_authorized():
+            # Somebody else has taken it from usbip-host, or unloaded that.
+            device.write("authorized", "0", "give back")
+    except NoDeviceError:
+        return False
+    return True
+
+
+def _release(device: UsbDevice, block: bool) -> bool:
     """Unbind a device from usbip-host, once the kernel has reset it after its session.
 
     Unbinding during the reset makes it fail after a second (usb_lock_device_for_reset). Nothing
     announces its end, but usbip-host holds one lock from the session's end to it, and takes that
     same lock for a new socket (usbip_event.c, event_handler; stub_dev.c, usbip_sockfd_store).
     So offer it a socket of our own: when that returns the reset is over, and unbinding ends the
-    idle session without another.
+    idle session without another. Gives whether a session was cut off instead.
     """
+    is_cut_off = False
     ends: tuple[sockets.Socket, ...] = ()
     try:
         try:
@@ -162,12 +180,14 @@ def _release(device: UsbDevice, block: bool) -> None:
             # in these two's place. Unbinding ends a session all the same, and tells if it fails.
             for end in ends:
                 end.close()
+            is_cut_off = device.number("usbip_status") == STUB_USED
         if block:
             device.write("authorized", "0", "release")
         device.write("driver/unbind", device.bus_id, "release")
     finally:
         for end in ends:
             end.close()
+    return is_cut_off
 
 
 def look_up(host: Host, target: Target) -> BusId:
