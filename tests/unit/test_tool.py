@@ -192,6 +192,18 @@ def test_the_devices_of_a_backend(kernel: FakeKernel) -> None:
     assert kernel.written == []
 
 
+def test_a_device_that_the_kernel_keeps_locked(kernel: FakeKernel) -> None:
+    """Whoever asks for its name waits for its lock, so it has none yet."""
+    names = [kernel.plug(bus_id) / "manufacturer" for bus_id in ("1-1.1", "1-1.2")]
+    os.mkfifo(names[0])
+    names[1].write_text("ACME\n")
+    try:
+        found = {each["device"]: each["name"] for each in status(kernel)["devices"]}
+        assert (found["1-1.1"], found["1-1.2"]) == ("", "ACME")
+    finally:
+        os.close(os.open(names[0], os.O_RDWR))
+
+
 def test_interfaces_that_were_not_announced(kernel: FakeKernel) -> None:
     """Those of a device that is judged; another one's are not authorized for other reasons."""
     kernel.add_vhci()

@@ -7,6 +7,8 @@ is to be cleaned up, and its notice what it is for.
 
 from __future__ import annotations
 
+from threading import Thread
+
 from usb_proxy import locks, sysfs
 from usb_proxy.backend import usage, usbip_host
 from usb_proxy.errors import (
@@ -81,6 +83,7 @@ VERSION = 1
 FREE, ATTACHED, LEFT, FOREIGN = "free", "attached", "left over", "used by another program"
 
 NAME_LIMIT = 60
+NAME_SECONDS = 0.5
 
 
 class LockState:
@@ -200,13 +203,22 @@ def _device(host: Host, device: sysfs.UsbDevice, lock: LockState | None) -> Devi
 
 
 def _name(device: sysfs.UsbDevice) -> str:
-    """What the device calls itself, made safe to show."""
-    untrusted_texts = []
-    for attribute in ("manufacturer", "product"):
-        try:
-            untrusted_texts.append(device.attribute(attribute))
-        except NoDeviceError:
-            continue  # It has none, or has gone; who reads on will notice.
+    """What the device calls itself, made safe to show; nothing while the kernel keeps it locked.
+
+    As while drivers set it up, which it can draw out (drivers/usb/core/sysfs.c, usb_string_attr).
+    """
+    untrusted_texts: list[str] = []
+
+    def look() -> None:
+        for attribute in ("manufacturer", "product"):
+            try:
+                untrusted_texts.append(device.attribute(attribute))
+            except (UsbProxyError, OSError):
+                continue  # It has none, or has gone; who reads on will notice.
+
+    thread = Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(NAME_SECONDS)
     untrusted_name = " ".join(untrusted_texts).encode("ascii", "replace")
     return printable(untrusted_name, NAME_LIMIT)
 
