@@ -18,7 +18,7 @@ def switches(guest: Guest, pid: str) -> str:
 
 
 def test_no_system_call_and_no_wakeup_under_traffic(qubes: Qubes) -> None:
-    stick = qubes.plug_storage("stick", 64 << 20)
+    stick = qubes.plug_storage("stick", 4 << 20)
     assert qubes.attach(stick).code == 0
     qubes.frontend.wait_for("test -b /dev/sda")
     assert qubes.connected_to(stick) == b"work"
@@ -28,7 +28,7 @@ def test_no_system_call_and_no_wakeup_under_traffic(qubes: Qubes) -> None:
     traffic = (
         "end=$(($(date +%s) + 10)); n=0; while [ $(date +%s) -lt $end ]; do"
         " dd if=/dev/sda of=/dev/null bs=1M iflag=direct 2>/dev/null"
-        " && n=$((n + 64)); done; echo $n"
+        " && n=$((n + 4)); done; echo $n"
     )
     assert int(qubes.frontend.run(traffic).text) > 0
     assert [switches(guest, pid) for guest, pid in zip(guests, pids, strict=True)] == before
