@@ -49,7 +49,7 @@ with open("/dev/sda", "r+b") as disk:
     disk.seek(446)
     disk.write(bytes.fromhex("0000000083000000 00080000 00f00000") + bytes(48) + b"\\x55\\xaa")
 END
-blockdev --rereadpt /dev/sda
+until blockdev --rereadpt /dev/sda; do sleep 0.1; done
 udevadm settle
 words() { printf words | cryptsetup "$@"; }
 words luksFormat --batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/sda1
@@ -173,7 +173,9 @@ class Reader:
             await asyncio.to_thread(self.guests[vm.name].run, scripts.format("post"))
         modem = DEVICES["modem"][1]
         await until(lambda: self.world.holder(modem) == "work", "the modem was not attached again")
-        await asyncio.to_thread(self.guests["work"].run, READS_ON)
+        # sys-usb tells of it before work has asked it what it is.
+        driven = "ls -d /sys/devices/platform/vhci_hcd.*/usb*/*-*/*:1.0/driver"
+        await asyncio.to_thread(self.guests["work"].wait_for, driven, then=READS_ON)
         return ""
 
     def write_rules(self, step: Step) -> str:
