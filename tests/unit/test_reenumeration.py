@@ -330,3 +330,24 @@ def test_what_is_remembered(kernel: FakeKernel) -> None:
     assert exports.recall(kernel, PHONE, "12ab:00cd 012") is None
     exports.remember(kernel, PHONE, "12ab:00cd ", 0)
     assert exports.recall(kernel, PHONE, "12ab:00cd ") == 0
+
+
+@pytest.mark.parametrize("gives_drivers", [True, False])
+def test_one_that_is_back_without_a_driver_is_settled_where_none_is_given(
+    kernel: FakeKernel, device: UsbDevice, *, gives_drivers: bool
+) -> None:
+    kernel.replug(PHONE, serial="0123")
+    kernel.write("/sys/bus/usb/drivers/usb/unbind", PHONE)
+    (kernel.usb / "drivers_autoprobe").write_text(f"{gives_drivers:d}\n")
+    kernel.haste = 10
+    assert reenumeration.settle(kernel, device) is not gives_drivers
+
+
+@pytest.mark.parametrize("keep_unbound", [True, False])
+def test_one_without_a_driver_is_blocked_in_a_shut_port_where_none_is_given(
+    kernel: FakeKernel, device: UsbDevice, *, keep_unbound: bool
+) -> None:
+    kernel.write("/sys/bus/usb/drivers/usb/unbind", PHONE)
+    (kernel.usb / "drivers_autoprobe").write_text("0\n")
+    reenumeration.shut(kernel, device, keep_unbound)
+    assert (kernel.device(PHONE) / "authorized").read_text() == "0\n"

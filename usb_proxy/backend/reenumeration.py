@@ -252,7 +252,7 @@ def _claim_all(ports: Sequence[Port]) -> None:
 def _block(device: UsbDevice, keep_unbound: bool) -> None:
     try:
         device.write("authorized", "0", "block")
-        if keep_unbound:
+        if keep_unbound and device.driver() is not None:
             device.write("driver/unbind", device.bus_id, "block")
     except NoDeviceError:
         pass  # It has left once more.

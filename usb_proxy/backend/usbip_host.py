@@ -29,6 +29,15 @@ def is_in_use(device: UsbDevice) -> bool:
     return is_held(device) and device.number("usbip_status") != STUB_AVAILABLE
 
 
+def may_be_cut_off(device: UsbDevice) -> bool:
+    """Whether a device is with none of its drivers, so that a session may have been cut off.
+
+    It is not reset then, and may wait for the rest of a transfer: no reset of the frontend's
+    reaches it (drivers/usb/usbip/vhci_hcd.c, vhci_hub_control).
+    """
+    return device.driver() in (None, NAME)
+
+
 def take(host: Host, device: UsbDevice) -> None:
     """Move a device from its driver to usbip-host, with no session; also one left there before.
 
@@ -136,15 +145,6 @@ def _pin(device: UsbDevice) -> None:
         pass
 
 
-def is_loose(device: UsbDevice) -> bool:
-    """Whether a device is with none of its drivers, so that a session may have been cut off.
-
-    It is not reset then, and may wait for the rest of a transfer: no reset of the frontend's
-    reaches it (drivers/usb/usbip/vhci_hcd.c, vhci_hub_control).
-    """
-    return device.driver() in (None, NAME)
-
-
 def _withdraw(device: UsbDevice, keep_unbound: bool, blocked: bool) -> bool:
     """Take a device from usbip-host: False where it has gone, or comes back as another one."""
     try:
@@ -169,7 +169,7 @@ def _release(device: UsbDevice, block: bool) -> bool:
     So offer it a socket of our own: when that returns the reset is over, and unbinding ends the
     idle session without another. Gives whether a session was cut off instead.
     """
-    is_cut_off = False
+    is_refused = False
     ends: tuple[sockets.Socket, ...] = ()
     try:
         try:
@@ -180,9 +180,10 @@ def _release(device: UsbDevice, block: bool) -> bool:
             # in these two's place. Unbinding ends a session all the same, and tells if it fails.
             for end in ends:
                 end.close()
-            is_cut_off = device.number("usbip_status") == STUB_USED
+            is_refused = True
         if block:
             device.write("authorized", "0", "release")
+        is_cut_off = is_refused and device.number("usbip_status") == STUB_USED
         device.write("driver/unbind", device.bus_id, "release")
     finally:
         for end in ends:

@@ -270,8 +270,7 @@ ENTRIES = {
         "this qube's kernel takes no new USB devices; "
         "run: echo 0 | sudo tee /proc/sys/kernel/deny_new_usb",
         ("Somebody has turned off new USB devices in the qube that gets the device.",),
-        "Run `echo 0 | sudo tee /proc/sys/kernel/deny_new_usb` in that qube, and attach again. "
-        "`grep -r deny_new_usb /etc/sysctl.*` shows what turns them off.",
+        "Run `echo 0 | sudo tee /proc/sys/kernel/deny_new_usb` in that qube, and attach again.",
     ),
     "UP-780": (
         "qubes-usb-proxy was removed from this qube, or changed; install it again",

@@ -180,7 +180,7 @@ class _Loan:
         if count:
             return self._take_when_back(count)
         try:
-            is_reset = usbip_host.is_loose(device) and not host.exists(exports.KEEP_UNBOUND)
+            is_reset = usbip_host.may_be_cut_off(device) and not host.exists(exports.KEEP_UNBOUND)
             usbip_host.take(host, device)
             if is_reset or self.properties.get(RESETS) == "1" or host.exists(RESET_ON_ATTACH):
                 device.reset()

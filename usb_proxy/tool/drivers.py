@@ -71,8 +71,9 @@ def _hindrance(host: Host, name: str) -> Finding | None:
         repair = f"echo {name} > /etc/modules-load.d/{findings.PACKAGE}.conf"
         return error("module", f"{text}; let its template load it at boot", repair)
     if word := _word(host, name):
-        text = f"{word} keeps the kernel module {name} from being loaded; such words come from dom0"
-        return error("module", f"{text}: see qvm-prefs QUBE kernelopts there", None)
+        text = f"{word} keeps the kernel module {name} from being loaded; see "
+        where = "qvm-prefs QUBE kernelopts in dom0, or this qube's boot loader and modprobe.d"
+        return error("module", text + where, None)
     wanted = [[each] for module in (name, "usbip-core") for each in _spellings(module)]
     seen: set[str] = set()
     for folder in MODPROBE_FOLDERS:

@@ -218,7 +218,7 @@ def _name(device: sysfs.UsbDevice) -> str:
 
     thread = Thread(target=look, daemon=True)
     thread.start()
-    thread.join(NAME_SECONDS)
+    thread.join(NAME_SECONDS)  # What it reads later is told to nobody.
     untrusted_name = " ".join(untrusted_texts).encode("ascii", "replace")
     return printable(untrusted_name, NAME_LIMIT)
 
