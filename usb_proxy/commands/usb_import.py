@@ -16,7 +16,7 @@ from usb_proxy.errors import (
     UsbProxyError,
     account,
 )
-from usb_proxy.frontend import imports, records, vhci
+from usb_proxy.frontend import gates, imports, records, vhci
 from usb_proxy.frontend.arrival import Judge
 from usb_proxy.frontend.enumeration import Enumeration
 from usb_proxy.idents import Announcement, Attachment
@@ -172,6 +172,7 @@ def _unplug(host: Host, attachment: Attachment, port: Port, path: str, link: qre
     link.end(deadline)
     gone = vhci.await_removal(host, path, deadline)
     records.remove(host, attachment)
+    gates.tidy(host)
     if not gone:
         raise SystemLackError("UP-714", attachment=attachment, port=port.number)
 

@@ -117,6 +117,16 @@ def repair(host: Host) -> list[Exception]:
     return failures
 
 
+def tidy(host: Host) -> None:
+    """Remove the locks of buses whose holders died while they gave them up."""
+    for file in host.listing(locks.LOCKS):
+        if file.startswith(LOCK):
+            lock = locks.Lock(host, file.removesuffix(".lock"))
+            if lock.acquire(0):
+                with lock:
+                    pass
+
+
 def _withdraw_dead(host: Host, bus: str) -> None:
     """Whoever claims has the lock of its attachment, and writes under that of the bus."""
     for bus_id, attachment in claims.attachments(host).items():
