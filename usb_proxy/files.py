@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import posix as os
+
+from usb_proxy.errors import SystemLackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,9 +71,14 @@ class Files:
         return os.open(where, flags, dir_fd=directory)
 
     def write(self, path: str, text: str, directory: int | None = None) -> None:
-        """Write `text` to a kernel file that exists, in one piece."""
+        """Write `text` to a file of sysfs, in one piece; SystemLackError where it is read-only."""
         where = self.root + path if directory is None else path
-        fd = os.open(where, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            fd = os.open(where, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            raise SystemLackError("UP-764") from error
         try:
             os.write(fd, text.encode("ascii"))
         finally:
@@ -232,6 +240,10 @@ class Files:
         except FileNotFoundError:
             return False
         return (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def is_read_only(self, folder: str) -> bool:
+        """Whether nothing can be written there, by root either: it is mounted like that."""
+        return bool(os.statvfs(self.root + folder).f_flag & os.ST_RDONLY)
 
     def size(self, fd: int) -> int:
         """How many bytes an open file has."""

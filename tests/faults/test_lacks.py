@@ -11,6 +11,7 @@ from tests.lab.guests import BACKEND, FRONTEND
 
 from .conftest import Faults
 from .table import After, Case, each
+from .test_death import ANNOUNCED
 
 EXPORT, ATTACH = "qubes.USB", "qubes.USBAttach"
 LOCKS, RECORDS = "/run/qubes-usb-proxy", "/run/qubes"
@@ -22,9 +23,11 @@ UNTOLD: dict[str, Any] = {"after": After.NEXT_COMMAND, "left_in": BACKEND}
 NOT_EVEN_A_SHELL = "/bin/sh: 0: 3: Invalid argument"  # It wants its script to be the tenth.
 
 
-def spoiled(name: str, guest: str, service: str, how: str, told: str, **more: Any) -> Case:
+def spoiled(
+    name: str, guest: str, service: str, how: str, told: str, *, announced: str = "", **more: Any
+) -> Case:
     """A service that starts in a mount name space of its own, after the shell did `how`."""
-    data = {"guest": guest, "service": service, "how": how}
+    data = {"guest": guest, "service": service, "how": how, "announced": announced}
     return Case("machine", f"{name} in {guest}", service, told, data=data, **more)
 
 
@@ -41,6 +44,8 @@ def empty(command: str) -> str:
 
 READ_ONLY = "mount -t tmpfs -o ro none {}"
 NO_MODULE = "mount -t tmpfs none /usr/lib/modules"
+SYS_READ_ONLY = "mount -o remount,bind,ro /sys"
+"""As systemd's ProtectKernelTunables= does."""
 IS_READ_ONLY = f"cannot use {LOCKS}/.*: Read-only file system; this needs root and a writable /run"
 NOT_INSTALLED = "the command {} is not installed; install the package that has it"
 NO_PROC = "/proc is not mounted; this qube is broken"
@@ -65,6 +70,22 @@ SPOILED = [
         ATTACH,
         READ_ONLY.format(RECORDS),
         "",
+    ),
+    *(
+        spoiled(
+            f"the kernel's files are read-only{announced and ', announced,'}",
+            guest,
+            service,
+            SYS_READ_ONLY,
+            "this qube's /sys is read-only; run: sudo mount -o remount,rw /sys",
+            short=bool(announced),
+            announced=announced,
+        )
+        for guest, service, announced in (
+            (BACKEND, EXPORT, ""),
+            (FRONTEND, ATTACH, ""),
+            (FRONTEND, ATTACH, ANNOUNCED),
+        )
     ),
     spoiled("no /proc", BACKEND, EXPORT, "umount -l /proc", NO_PROC, short=True),
     spoiled("no /proc", FRONTEND, ATTACH, "umount -l /proc", NO_PROC),
@@ -174,7 +195,7 @@ def test_what_a_service_needs_is_missing(
     stick = faults.stick()
     faults.run_both(f"mkdir -p {LOCKS}")
     spoil(case.data["guest"], case.data["service"], case.data["how"])
-    done = faults.attach(stick)
+    done = faults.attach(stick, case.data["announced"])
     faults.run_both("rm -f /usr/local/etc/qubes-rpc/*")
     if done.code == 0:
         assert faults.detach(stick).code == 0

@@ -446,6 +446,18 @@ def test_the_service_turns_it_off(bus: Bus) -> None:
     assert judge.verdict() == b"\0"
 
 
+def test_a_switch_that_could_not_be_turned_off_is_not_turned_on(bus: Bus) -> None:
+    def refuse(file: Path, _text: str) -> None:
+        raise SystemLackError("UP-764")
+
+    bus.kernel._write_interface_authorized_default = refuse  # type: ignore[attr-defined]
+    judge = arrival.Judge(bus.kernel, Announcement("46f4:0001 080650"), bus.entry)
+    with pytest.raises(SystemLackError, match="UP-764"):
+        judge.expect(bus.port)
+    judge.forget()
+    assert (bus.left(), bus.switch.read_text()) == ([], "1\n")
+
+
 def test_without_an_announcement_all_get_drivers_on_a_bus_closed_for_another(bus: Bus) -> None:
     bus.judge("46f4:0001 080650")
     bus.port = [p for p in vhci.ports(bus.kernel) if p.half == "ss"][1]

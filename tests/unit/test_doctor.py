@@ -368,6 +368,12 @@ def test_virtual_buses_that_will_authorize_nothing(machine: FakeKernel, default:
     assert [each[2] for each in found] == [f"modprobe vhci-hcd && {command}"] * bool(code)
 
 
+def test_a_read_only_sys(machine: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "is_read_only", lambda folder: folder == "/sys")
+    said = "this qube's /sys is read-only"
+    assert look(machine) == (ExitCode.SYSTEM, [("/sys", said, "mount -o remount,rw /sys")])
+
+
 def test_a_kernel_that_loads_no_more_modules(machine: FakeKernel) -> None:
     write("/proc/sys/kernel/modules_disabled", "1\n")(machine)
     assert look(machine) == (0, [])

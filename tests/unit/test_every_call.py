@@ -41,7 +41,7 @@ DOOR = {
 
 INNER = {
     *("access", "close", "dup", "fstat", "get_terminal_size", "geteuid", "getpid", "getppid"),
-    *("major", "minor", "pipe2", "uname"),
+    *("major", "minor", "pipe2", "statvfs", "uname"),
     *("set_blocking", "set_inheritable", "waitpid", "waitstatus_to_exitcode"),
 }
 """What only tells, or is about the process itself."""

@@ -68,6 +68,18 @@ def test_a_kernel_file_is_never_created_nor_a_link_read(kernel: FakeKernel) -> N
     assert kernel.listing("/nowhere") == []
 
 
+def test_a_kernel_file_that_is_read_only_has_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("posix.open", refuse)
+    with pytest.raises(SystemLackError, match=r"/sys is read-only; run: .*UP-764"):
+        Host().write("/sys/x", "1")
+    assert Host().is_read_only("/proc") is False
+
+
 def test_a_busy_processor_lets_no_deadline_of_the_fake_machine_pass(kernel: FakeKernel) -> None:
     """Its clock is fast in a wait alone: what is there already is found."""
     kernel.haste = 50

@@ -272,6 +272,12 @@ ENTRIES = {
         ("Somebody has turned off new USB devices in the qube that gets the device.",),
         "Run `echo 0 | sudo tee /proc/sys/kernel/deny_new_usb` in that qube, and attach again.",
     ),
+    "UP-764": (
+        "this qube's /sys is read-only; run: sudo mount -o remount,rw /sys",
+        ("It was mounted like that.", "Settings of systemd keep services from writing there."),
+        "Run `sudo mount -o remount,rw /sys` in that qube. There, `systemctl show -p "
+        "ProtectKernelTunables qubes-qrexec-agent` should say `no`.",
+    ),
     "UP-780": (
         "qubes-usb-proxy was removed from this qube, or changed; install it again",
         (

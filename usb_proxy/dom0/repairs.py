@@ -40,6 +40,7 @@ KNOWN = (
     r"echo (usbip-host|vhci-hcd) > /etc/modules-load\.d/qubes-usb-proxy\.conf",
     r"echo \d+ > /sys/devices/platform/vhci_hcd\.0/detach",
     r"modprobe -r usbip-host",
+    r"mount -o remount,rw /sys",
     r"systemctl restart (qubes-db|usbguard)",
     rf"qubesdb-rm {_KEY}/connected-to {_KEY}/x-pid; qubesdb-write /qubes-usb-devices ''",
     r"usbguard allow-device 'via-port \"[\d.-]+\"'",

@@ -284,9 +284,9 @@ def _open(host: Host, bus: str) -> None:
 
 
 def _switch_on(host: Host, switch: str) -> None:
-    """Authorize by default; all the same if vhci-hcd was unloaded."""
+    """Authorize by default, if that is not so; all the same if vhci-hcd was unloaded."""
     try:
-        if host.exists(switch):
+        if host.exists(switch) and host.read(switch).strip() != "1":
             host.write(switch, "1")
     except OSError as error:
         raise SystemLackError("UP-756", path=switch, reason=reason(error)) from error

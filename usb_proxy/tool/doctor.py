@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the JSON, see `overview.VERSION`."""
 
-BEFORE: tuple[Check, ...] = (system.qrexec, system.run_qubes, files.services)
+BEFORE: tuple[Check, ...] = (system.qrexec, system.sysfs, system.run_qubes, files.services)
 BACKEND: tuple[Check, ...] = (
     files.rpc_config,
     drivers.exporter_module,

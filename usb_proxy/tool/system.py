@@ -31,6 +31,12 @@ def qrexec(host: Host) -> Iterator[Finding]:
         yield error("qrexec", text, findings.reinstall(host, package))
 
 
+def sysfs(host: Host) -> Iterator[Finding]:
+    """The kernel's files, through which all is done."""
+    if host.is_read_only("/sys"):
+        yield error("/sys", "this qube's /sys is read-only", "mount -o remount,rw /sys")
+
+
 def run_qubes(host: Host) -> Iterator[Finding]:
     """The folder of records, which is of the group `qubes` (qubes-core-qrexec, qrexec.conf)."""
     path = records.FOLDER
