@@ -20,7 +20,7 @@ NO_ROOM = NO_MORE.format("No space left on device")
 NO_MEMORY = "Cannot allocate memory|MemoryError|failed to map segment"
 # dom0 cannot be told, so the lock's note stays: a key may be there that the next command removes.
 UNTOLD: dict[str, Any] = {"after": After.NEXT_COMMAND, "left_in": BACKEND}
-NOT_EVEN_A_SHELL = "/bin/sh: 0: 3: Invalid argument"  # It wants its script to be the tenth.
+NOT_EVEN_DASH = "/bin/sh: 0: 3: Invalid argument"  # It wants its script to be the tenth.
 
 
 def spoiled(
@@ -135,7 +135,7 @@ SPOILED = [
             guest,
             service,
             f"ulimit -n {number}",
-            "Too many open files" if number > 10 else NOT_EVEN_A_SHELL,
+            NOT_EVEN_DASH if number < 10 and guest == BACKEND else "Too many open files",
             may_succeed=number > 10,
             **(UNTOLD if number > 10 and guest == BACKEND else {}),
         )

@@ -67,7 +67,9 @@ class Guest:
         if not self._ready.wait(timeout):
             raise self.failure(f"not up after {timeout:.0f} s")
         self._machine.save()
-        self.run(f"hostname {self.name}; date --set @{time.time()}")
+        # The frontend's shell is that of Fedora and Arch, the backend's that of Debian.
+        shell = "bash" if self.name == FRONTEND else "dash"
+        self.run(f"ln -sfn {shell} /bin/sh; hostname {self.name}; date --set @{time.time()}")
 
     def kill(self) -> None:
         """SIGKILL its QEMU: no goodbye to anybody."""
