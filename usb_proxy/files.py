@@ -14,9 +14,13 @@ from usb_proxy.errors import SystemLackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterator
+else:
+    import _signal as signal  # See host.
 
 READ_LIMIT = 16384
+ALARM_SECONDS = 0.1
 
 
 def inode(state: os.stat_result) -> str:
@@ -223,6 +227,35 @@ class Files:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+    def await_lock(self, fd: int, seconds: float) -> bool:
+        """Lock an open file as soon as its holder lets go: False after `seconds`.
+
+        No stop signal is noticed meanwhile.
+        """
+        waits = True
+
+        def expire(_number: int, _frame: object) -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                raise TimeoutError
+
+        handler, timer = signal.signal(signal.SIGALRM, expire), (0.0, 0.0)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            # Again and again: one that comes just before the wait does not end it.
+            timer = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), ALARM_SECONDS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+            fcntl.lockf(fd, fcntl.LOCK_EX)
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            waits = False
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.signal(signal.SIGALRM, handler)
 
     def lock_holder(self, fd: int) -> int | None:
         """The pid of the other process that has locked an open file, by the kernel's word."""

@@ -49,8 +49,11 @@ class Lock:
             self._host.remove(self._path)
         self._close()
 
-    def acquire(self, seconds: float) -> bool:
-        """Take the lock: False when another process still has it after `seconds`."""
+    def acquire(self, seconds: float, passes: bool = False) -> bool:
+        """Take the lock: False when another process still has it after `seconds`.
+
+        Its holders end with it, or it `passes` from one that goes on to the next.
+        """
         deadline = self._host.now() + seconds
         while True:
             self._open(makes=True)
@@ -62,6 +65,8 @@ class Lock:
             elif self._host.now() >= deadline:
                 self._close()
                 return False
+            elif passes:
+                self._host.await_lock(self._fd, deadline - self._host.now())
             elif (holder := self._holder()) is not None:
                 await_end(self._host, holder, deadline)
 

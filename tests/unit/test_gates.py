@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from usb_proxy.errors import PeerError, SystemLackError
 from usb_proxy.frontend import claims, gates, vhci
 
 from .fake_kernel import FakeKernel
+from .processes import Child
 from .test_arrival import DEVICE, KEYBOARD, STICK, Bus, configuration, interface
 
 BOTH = "46f4:0001 080650 030101"
@@ -212,6 +216,27 @@ def test_what_others_plug_in_is_authorized_where_udev_comes_too_late(phone: Phon
     assert not phone.is_authorized()
     judge.forget()
     assert phone.is_authorized()
+
+
+def test_a_bus_is_had_as_soon_as_a_living_importer_lets_go(phone: Phone) -> None:
+    ready, tell = os.pipe()
+
+    def body() -> None:
+        with locks.Lock(phone.kernel, f"{gates.LOCK}{phone.device.name.partition('-')[0]}") as lock:
+            assert lock.acquire(0)
+            os.write(tell, b"x")
+            time.sleep(0.2)
+        signal.pause()
+
+    with Child(body) as importer:
+        os.read(ready, 1)
+        began = time.monotonic()
+        judge = phone.judge(BOTH)
+        assert time.monotonic() - began < gates.LOCK_SECONDS / 2
+        assert not importer.ended()
+    judge.forget()
+    for fd in (ready, tell):
+        os.close(fd)
 
 
 def test_repair_opens_for_devices_what_the_dead_have_closed(phone: Phone) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -206,7 +208,36 @@ def test_a_lock_that_is_released_meanwhile_has_no_holder(kernel: FakeKernel) -> 
                 os.close(handle)
 
 
-# Records.
+@pytest.mark.parametrize("is_released", [True, False])
+def test_a_lock_that_passes_is_had_as_soon_as_its_living_holder_lets_go(
+    kernel: FakeKernel, is_released: bool
+) -> None:
+    handler = signal.getsignal(signal.SIGALRM)
+    ready, tell = os.pipe()
+    go_on, release = os.pipe()
+
+    def body() -> None:
+        with Lock(kernel, NAME) as lock:
+            assert lock.acquire(0)
+            os.write(tell, b"x")
+            os.read(go_on, 1)
+        os.write(tell, b"x")
+        signal.pause()
+
+    with Child(body) as holder:
+        os.read(ready, 1)
+        lock = Lock(kernel, NAME)
+        if is_released:
+            threading.Timer(0.2, os.write, (release, b"x")).start()
+        began = time.monotonic()
+        got = lock.acquire(PATIENCE if is_released else 0.3, passes=True)
+        assert (got, holder.ended()) == (is_released, False)
+        if got:
+            lock.__exit__()
+        assert time.monotonic() - began < PATIENCE / 2
+        assert signal.getsignal(signal.SIGALRM) == handler
+    for fd in (ready, tell, go_on, release):
+        os.close(fd)
 
 
 def test_waiting_is_bounded_for_a_lock_that_changes_hands(kernel: FakeKernel) -> None:

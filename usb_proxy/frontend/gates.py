@@ -190,7 +190,7 @@ def authorize(
 def _lock(host: Host, bus: str) -> locks.Lock:
     """Whoever changes a bus has it alone."""
     lock = locks.Lock(host, LOCK + bus)
-    if not lock.acquire(LOCK_SECONDS):
+    if not lock.acquire(LOCK_SECONDS, passes=True):
         raise SystemLackError("UP-755", bus=bus)
     return lock
 
