@@ -321,7 +321,7 @@ $(2) $(PYTHON) -m pytest -o cache_dir=build/failed$(3) $(1) -n 0 \
 endef
 
 # They make a hundred thousand small files, which takes longer than they do where that is a disk. But
-# what makes the roots of check-matrix, mmdebstrap, empties /dev/shm.
+# /dev/shm is mounted in the roots that check-matrix makes, too.
 MEMORY = $(shell findmnt -no OPTIONS /dev/shm | grep -qv noexec && echo TMPDIR=/dev/shm)
 check-quick: $(VENV) ## the tests that need no guest
 	$(call beside,-n 3 --dist worksteal tests/unit tests/dom0 tests/static tests/fuzz tests/docs,$(MEMORY),-quick)

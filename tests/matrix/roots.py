@@ -89,11 +89,20 @@ def cached(name: str, suite: str, what: Kind | None = None) -> Path:
             for old in cache.glob(f"{name}-{suite}-*"):
                 shutil.rmtree(old)
             fresh = cache / f"new-{name}-{suite}"
+            unmount_below(fresh)
             shutil.rmtree(fresh, ignore_errors=True)
             run(*command, fresh, *_mirrors(suite))
             (fresh / "etc/hosts").write_text(f"127.0.0.1 localhost {os.uname().nodename}\n")
             fresh.rename(tree)
     return tree
+
+
+def unmount_below(folder: Path) -> None:
+    """What is made of a root may have been killed, and this machine's /dev/shm be mounted there."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if mount.startswith(f"{folder}/"):
+            run("umount", "--lazy", mount)
 
 
 def _command(suite: str, what: Kind) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.machine import Root, run
+from tests.packaging.machine import Root, need_root, run
 from tests.packaging.manifest import Manifest, of_package
 from tests.packaging.test_install import FOLDERS_OF_THE_PLATFORM, PRIVATE, stub_deb
 from tests.packaging.test_linters import OF_LATER_POLICY, OF_STDEB
@@ -17,7 +17,7 @@ from tests.packaging.test_linters import OF_LATER_POLICY, OF_STDEB
 from . import programs
 from .build import Built, unpack
 from .conftest import Builder, Roots
-from .roots import BUILDERS, NEWEST, Workshop, cache_folder, cached, suites
+from .roots import BUILDERS, NEWEST, Workshop, cache_folder, cached, suites, unmount_below
 
 RPM_ON_DEBIAN = "$(rpm --help | grep -o -e --force-debian)"
 """Older ones want to be told that Debian may be meant."""
@@ -45,6 +45,18 @@ DOM0_DEPENDS = (("hwdata", "0.390"), ("qubes-core-dom0", "4.3.9"), ("qubes-core-
 """Enough once the last is there. For apt a list of the same second and size would be the same."""
 
 pytestmark = pytest.mark.timeout(1800)
+
+
+def test_a_root_that_was_not_finished_has_nothing_of_this_machine(tmp_path: Path) -> None:
+    need_root()
+    mine, root = tmp_path / "mine", tmp_path / "root"
+    for each in (mine, root / "dev/shm"):
+        each.mkdir(parents=True)
+    (mine / "file").touch()
+    run("mount", "--bind", mine, root / "dev/shm")
+    unmount_below(root)
+    shutil.rmtree(root)
+    assert (mine / "file").exists()
 
 
 @pytest.mark.parametrize("user", ["root", "user"])
