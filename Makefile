@@ -309,7 +309,7 @@ demo-picture: ## make demo, and draw what it prints: docs/demo.svg
 check: $(VENV) dist ## all tests, in the lab too, but for the longest
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
 	@printf '%s\n' quick packages matrix | xargs -P 3 -I {} sh -c \
-		'$(MAKE) check-{} MEMORY= > build/check-{}.log 2>&1; code=$$?; cat build/check-{}.log; exit $$code'
+		'$(MAKE) check-{} > build/check-{}.log 2>&1; code=$$?; cat build/check-{}.log; exit $$code'
 	@$(MAKE) check-lab LONG='-m "not long"'
 
 # Where others have work for the processors, too, a deadline may pass for that alone: what fails beside
@@ -320,11 +320,8 @@ $(2) $(PYTHON) -m pytest -o cache_dir=build/failed$(3) $(1) -n 0 \
 	--last-failed --last-failed-no-failures none
 endef
 
-# They make a hundred thousand small files, which takes longer than they do where that is a disk. But
-# /dev/shm is mounted in the roots that check-matrix makes, too.
-MEMORY = $(shell findmnt -no OPTIONS /dev/shm | grep -qv noexec && echo TMPDIR=/dev/shm)
 check-quick: $(VENV) ## the tests that need no guest
-	$(call beside,-n 3 --dist worksteal tests/unit tests/dom0 tests/static tests/fuzz tests/docs,$(MEMORY),-quick)
+	$(call beside,-n 3 --dist worksteal tests/unit tests/dom0 tests/static tests/fuzz tests/docs,,-quick)
 
 check-packages: $(VENV) ## the tests of all packages: as root, for their installation
 	@tests/setup.sh $(sort $(CHECK_TOOLS))
