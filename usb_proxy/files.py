@@ -228,10 +228,10 @@ class Files:
             return False
         return True
 
-    def await_lock(self, fd: int, seconds: float) -> bool:
-        """Lock an open file as soon as its holder lets go: False after `seconds`.
+    def await_lock(self, fd: int, seconds: float) -> None:
+        """Sleep until the holder of an open file's lock lets go, which gives it to us, or so long.
 
-        No stop signal is noticed meanwhile.
+        No stop signal is noticed meanwhile, and the alarm is not taken for one.
         """
         waits = True
 
@@ -242,20 +242,20 @@ class Files:
                 raise TimeoutError
 
         handler, timer = signal.signal(signal.SIGALRM, expire), (0.0, 0.0)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        mask, wakeup = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.set_wakeup_fd(-1)
         try:
             # Again and again: one that comes just before the wait does not end it.
             timer = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), ALARM_SECONDS)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
             fcntl.lockf(fd, fcntl.LOCK_EX)
-            return True
         except TimeoutError:
-            return False
+            pass
         finally:
             waits = False
             signal.setitimer(signal.ITIMER_REAL, *timer)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             signal.signal(signal.SIGALRM, handler)
+            signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
     def lock_holder(self, fd: int) -> int | None:
         """The pid of the other process that has locked an open file, by the kernel's word."""

@@ -221,7 +221,6 @@ def test_a_lock_that_passes_is_had_as_soon_as_its_living_holder_lets_go(
             assert lock.acquire(0)
             os.write(tell, b"x")
             os.read(go_on, 1)
-        os.write(tell, b"x")
         signal.pause()
 
     with Child(body) as holder:
@@ -238,6 +237,18 @@ def test_a_lock_that_passes_is_had_as_soon_as_its_living_holder_lets_go(
         assert signal.getsignal(signal.SIGALRM) == handler
     for fd in (ready, tell, go_on, release):
         os.close(fd)
+
+
+def test_a_deadline_of_such_a_lock_is_no_stop_signal(kernel: FakeKernel) -> None:
+    """It is an alarm, and `wait` knows a stop signal by what wakes it."""
+
+    def body() -> None:
+        kernel.guard_signals()
+        assert not Lock(kernel, NAME).acquire(0.1, passes=True)
+        assert kernel.wait({}, kernel.now() + 0.05) == {}
+
+    with hold(kernel, NAME), Child(body) as child:
+        assert child.code() == 0
 
 
 def test_waiting_is_bounded_for_a_lock_that_changes_hands(kernel: FakeKernel) -> None:
