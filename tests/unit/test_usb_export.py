@@ -23,9 +23,13 @@ from usb_proxy.sysfs import UsbDevice
 
 from .fake_machine import open_files, show, shut_down
 from .processes import Child, Running, hold, leave, program, run, wait_for
+from .test_journal import entries
 
 if TYPE_CHECKING:
     from .fake_kernel import FakeKernel
+    from .test_journal import Entries
+
+__all__ = ["entries"]
 
 SERVICES = "run/qubes-service"
 
@@ -415,6 +419,27 @@ def test_usbguard_is_told_of_the_device(kernel: FakeKernel, peer: socket.socket)
     assert_clean(kernel, ended="detached")
 
 
+@pytest.mark.parametrize("seconds", [1, 30])
+def test_usbguard_may_be_slow(
+    kernel: FakeKernel, peer: socket.socket, entries: Entries, seconds: int
+) -> None:
+    """It hears of the end all the same, or the journal tells that it did not."""
+    (kernel.device("1-1.4") / "authorized").write_text("0\n")
+    kernel.command("usbguard", f"sleep {seconds}; echo $1 >> {kernel.tree}/heard")
+    kernel.haste = 4
+    exporter = Running(kernel, "usb-export", "1-1.4")
+    peer.recv(100)
+    peer.close()
+    assert exporter.code() == ExitCode.OK
+    errors = [entry["ERROR"] for entry in entries() if "ERROR" in entry]
+    heard = kernel.tree / "heard"
+    if seconds == 1:
+        assert (heard.read_text(), errors) == ("allow-device\nblock-device\n", [])
+    else:
+        assert (heard.exists(), errors) == (False, ["UP-703", "UP-703"])
+    assert_clean(kernel, ended="detached")
+
+
 @pytest.mark.parametrize("default", ["0", "1"])
 def test_what_has_an_interface_turned_off_is_given_back_blocked(
     kernel: FakeKernel, peer: socket.socket, default: str
@@ -456,6 +481,7 @@ def test_what_was_not_authorized_is_so_while_it_is_lent(
     (kernel.device("1-1.4") / "bConfigurationValue").write_text("\n")
     if usbguard is not None:
         kernel.command("usbguard", usbguard)
+        kernel.haste = 20 if "sleep" in usbguard else 1
     if end == "refused":
         kernel.refuse["usbip_sockfd"] = errno.EINVAL
         refused(kernel, ExitCode.SYSTEM, "did not hand over 1-1.4")

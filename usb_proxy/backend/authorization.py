@@ -7,6 +7,7 @@ long as usbip-host has it, so that no driver of this qube ever does.
 
 from __future__ import annotations
 
+from usb_proxy import journal
 from usb_proxy.errors import NoDeviceError, SystemLackError
 
 TYPE_CHECKING = False
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from usb_proxy.sysfs import UsbDevice
 
 USBGUARD = "usbguard"
-USBGUARD_SECONDS = 2.0
+USBGUARD_SECONDS = 8.0
+"""A command of it may take three in a busy qube, and what it was not told stays so for it. Others
+wait for whoever gives a device back, see `exports.GIVE_BACK_SECONDS`."""
 
 
 def grant(host: Host, device: UsbDevice) -> None:
@@ -35,7 +38,7 @@ def tell_of_end(host: Host, device: UsbDevice) -> None:
 
 
 def _tell_usbguard(host: Host, what: str, device: UsbDevice) -> None:
-    """That fails where its daemon does not run, or hangs: the kernel's word is what counts.
+    """That fails where its daemon does not run: the kernel's word is what counts.
 
     Not by the port alone: another device may be in it by now.
     """
@@ -44,5 +47,7 @@ def _tell_usbguard(host: Host, what: str, device: UsbDevice) -> None:
     try:
         rule = f'id {device.product()} via-port "{device.bus_id}"'
         host.run([USBGUARD, what, rule], USBGUARD_SECONDS)
-    except (SystemLackError, NoDeviceError):
-        pass  # Whoever gives a device back has more to do.
+    except NoDeviceError:
+        pass
+    except SystemLackError as error:  # It hangs. Whoever gives a device back has more to do.
+        journal.Entry(host, device.bus_id, USBGUARD, is_import=False).warned(error)
