@@ -102,6 +102,9 @@ class UsbDevice:
             return InUseError("UP-404", device=self.bus_id)
         if error.errno in (errno.EACCES, errno.EPERM):
             return SystemLackError("UP-708", tried=tried, device=self.bus_id)
+        # It is there, but not what this program needs beside it: a driver's file, or a node.
+        if error.errno == errno.ENOENT and str(error.filename).startswith("/"):
+            return SystemLackError("UP-760", path=error.filename, reason=reason(error))
         return SystemLackError("UP-712", tried=tried, device=self.bus_id, reason=reason(error))
 
     def is_plugged(self) -> bool:

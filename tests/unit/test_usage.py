@@ -112,6 +112,20 @@ def test_what_else_the_kernel_answers_is_told(
         usage.Claim(kernel, device)
 
 
+def test_a_disk_without_a_node_is_named(
+    kernel: FakeKernel, opened: dict[str, list[str] | int]
+) -> None:
+    """Where services have a /dev of their own, plugging it in again does not help."""
+    add_disk(kernel, kernel.plug("2-1"), "sda")
+    (kernel.tree / "dev/sda").unlink()
+    with (
+        UsbDevice(kernel, BusId("2-1")) as device,
+        pytest.raises(SystemLackError, match=r"/dev/sda.*UP-760"),
+    ):
+        usage.Claim(kernel, device)
+    assert opened["names"] == ["sda"]
+
+
 def test_a_disk_that_has_just_gone_is_not_in_use(
     kernel: FakeKernel, opened: dict[str, list[str] | int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
