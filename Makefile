@@ -30,7 +30,8 @@ QUICK_TOOLS := python3-venv shellcheck bash-completion fish zsh
 CHECK_TOOLS := $(LAB_TOOLS) $(PACKAGE_TOOLS) $(QUICK_TOOLS) devscripts lintian rpmlint systemd \
 	mandoc libxml2-utils polkitd sudo dnf autopkgtest
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
-AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
+LAB_SUITE ?= bookworm
+AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1 LAB_SUITE=$(LAB_SUITE)
 TEST := -m pytest -p no:cacheprovider --durations 10
 PYTHON := build/venv/bin/python
 VENV := build/venv/ready

@@ -103,7 +103,8 @@ def check_that_a_late_rule_asks_again(qubes: Qubes, interface: str) -> None:
     work, bus_id = qubes.frontend, interface.split("/")[-2]
     work.run(f"echo 0 > {interface}/authorized")
     said = work.run(f"udevadm test --action=add {interface} 2>&1").text
-    found = re.search(r"run: '/bin/sh -c '(.*)''$", said, re.MULTILINE)
+    # As systemd 252 prints it, and 262.
+    found = re.search(r"(?:run: '|RUN.program. : )/bin/sh -c '(.*?)''?$", said, re.MULTILINE)
     assert found, said
     claim = f"/run/qubes-usb-proxy/announced-{bus_id}"
     for before, authorized in ((f"touch {claim}", "0"), (f"rm {claim}", "1")):

@@ -6,9 +6,13 @@ set -eu
 chroot "$1" sh -eu <<'EOF'
 cd /var/tmp
 kernel=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p')
-apt-get -q download "${kernel%%
-*}"
-dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x -C / --keep-directory-symlink \
+kernel=${kernel%%
+*}
+# Debian 14 has the kernel and its modules in packages of their own.
+# shellcheck disable=SC2046 # several names
+apt-get -q download "$kernel" $(apt-cache depends "$kernel" |
+    sed -n 's/.*Depends: \(linux-binary-[0-9].*\|linux-modules-[0-9].*\)/\1/p')
+for package in linux-*.deb; do dpkg-deb --fsys-tarfile "$package" | tar -x -C / --keep-directory-symlink \
     --exclude=./usr/share --exclude='*/sound/pci/*' --exclude='*/sound/soc/*' \
     --exclude='*/sound/isa/*' --exclude='*/sound/firewire/*' --exclude='*/sound/hda/*' \
     --exclude='*/drivers/net/[a-lo-tv-z]*/*' --exclude='*/drivers/scsi/*/*' \
@@ -26,7 +30,8 @@ dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x -C / --keep-directory-symlink
     --exclude='*/net/bluetooth/*' --exclude='*/net/sched/*' --exclude='*/net/ceph/*' \
     --exclude='*/net/sunrpc/*' --exclude='*/net/tipc/*' --exclude='*/net/batman-adv/*' \
     --exclude='*/net/openvswitch/*' --exclude='*/net/ipv[46]/*' --exclude=./boot/System.map-*
-rm linux-image-*.deb
+done
+rm linux-*.deb
 depmod -- "$(ls /lib/modules)"
 # Where the exporter does not find it, until a test wants that.
 mv /usr/bin/usbguard /opt

@@ -33,6 +33,7 @@ PACKAGES = (
     "alsa-utils",
     "inotify-tools",
     "dosfstools",
+    "e2fsprogs",
     "usbguard",
     "cryptsetup-bin",
     "sudo",
@@ -166,13 +167,16 @@ def _base(cache: Path, suite: str, progress: Progress) -> Path:
             f"--include={','.join(PACKAGES)}",
             '--aptopt=APT::Install-Recommends "false"',
             '--aptopt=Acquire::Languages "none"',
+            # As for tests.matrix.roots: a mirror may be behind.
+            '--aptopt=Acquire::Check-Valid-Until "false"',
             *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
             f"--customize-hook={HERE / 'base-hook.sh'}",
             suite,
             root,
             *_mirrors(suite),
         )
-        (kernel,) = (root / "boot").glob("vmlinuz-*")
+        # In the folder of its modules since Debian 14.
+        (kernel,) = [*root.glob("boot/vmlinuz-*"), *root.glob("usr/lib/modules/*/vmlinuz")]
         kernel.rename(work / "vmlinuz")
         (work / "initrd").write_bytes(initrd.build(root))
         for old in cache.glob(f"base-{suite}-*"):
