@@ -426,7 +426,7 @@ def test_usbguard_may_be_slow(
     """It hears of the end all the same, or the journal tells that it did not."""
     (kernel.device("1-1.4") / "authorized").write_text("0\n")
     kernel.command("usbguard", f"sleep {seconds}; echo $1 >> {kernel.tree}/heard")
-    kernel.haste = 4
+    kernel.haste = 3
     exporter = Running(kernel, "usb-export", "1-1.4")
     peer.recv(100)
     peer.close()

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from usb_proxy.sysfs import UsbDevice
 
 USBGUARD = "usbguard"
-USBGUARD_SECONDS = 8.0
-"""A command of it may take three in a busy qube, and what it was not told stays so for it. Others
-wait for whoever gives a device back, see `exports.GIVE_BACK_SECONDS`."""
+USBGUARD_SECONDS = 5.0
+"""A command of it may take three in a busy qube, and what it was not told stays so for it. With the
+20 s of a reset these are `exports.GIVE_BACK_SECONDS`, which others wait."""
 
 
 def grant(host: Host, device: UsbDevice) -> None:
